@@ -1,0 +1,45 @@
+# make serve: set up and serve the bundled model.   make test: set up and pass the tests.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+SOURCES := run_server.py server engine ops compat parrot bench tests models examples
+# libgomp's spinning starves processes that share cores.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help setup serve test check fmt lint types bench model clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## create .venv and install everything (pinned by constraints.txt)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip==26.3'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group server --group dev
+	@touch $(STAMP)
+
+serve: setup  ## serve the bundled model; flags go in ARGS='--port 8000 ...'
+	$(BIN)/python run_server.py $(ARGS)
+
+test: setup  ## run the tests; pytest's flags go in ARGS
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup  ## format check and lint
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+types: setup  ## mypy, strict
+	$(BIN)/mypy
+
+check: lint types test  ## all that CI runs
+
+fmt: setup  ## format and fix what can be fixed
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+bench: setup  ## run the benchmarks; workload and flags go in ARGS
+	$(BIN)/python -m bench $(ARGS)
+
+clean:  ## remove what setup and the tools made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

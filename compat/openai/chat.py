@@ -1,0 +1,169 @@
+"""`POST /v1/chat/completions`: its fields, and its chunks and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import orjson
+
+from compat.openai.common import GenerationFields, InvalidField, check_generation, check_logprobs, refuse
+from compat.openai.encoder import Choice, Delta, Encoder, finish_members
+from compat.openai.logprobs import chat_logprobs
+
+TEMPLATE_ARGUMENTS = ("enable_thinking", "thinking")
+"""Booleans that a request may hand to the chat template: the switches of hybrid reasoning models."""
+
+_ROLES = ("system", "developer", "user", "assistant")
+
+
+class Part(msgspec.Struct, frozen=True):
+    type: str
+    text: str | None = None
+
+
+class Message(msgspec.Struct, frozen=True):
+    role: str
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: Any = None
+    function_call: Any = None
+    audio: Any = None
+
+
+class ChatRequest(GenerationFields, frozen=True, kw_only=True):
+    """`max_completion_tokens` wins over `max_tokens`; without either, an output may fill the context."""
+
+    messages: list[Message]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    tools: Any = None
+    tool_choice: Any = None
+    functions: Any = None
+    function_call: Any = None
+    modalities: Any = None
+    audio: Any = None
+    chat_template: Any = None
+    documents: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+
+    @property
+    def output_limit(self) -> int | None:
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+_REFUSED = (
+    "tools",
+    "tool_choice",
+    "functions",
+    "function_call",
+    "modalities",
+    "audio",
+    "chat_template",
+    "documents",
+    "prediction",
+    "web_search_options",
+)
+
+
+def check(request: ChatRequest) -> None:
+    """All but the messages. Raises InvalidField."""
+    check_generation(request)
+    refuse(request, _REFUSED)
+    check_logprobs(request.top_logprobs, "top_logprobs")
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidField("top_logprobs is only allowed when logprobs is true.", "top_logprobs")
+    for name, value in (request.chat_template_kwargs or {}).items():
+        param = f"chat_template_kwargs.{name}"
+        if name not in TEMPLATE_ARGUMENTS:
+            raise InvalidField(f"Only {', '.join(TEMPLATE_ARGUMENTS)} may be passed to the template.", param)
+        if not isinstance(value, bool):
+            raise InvalidField(f"{name} must be true or false.", param, "invalid_type")
+
+
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raises InvalidField."""
+    for index, message in enumerate(messages):
+        _check_message(message, f"messages[{index}]")
+
+
+def _check_message(message: Message, at: str) -> None:
+    refuse(message, ("tool_calls", "function_call", "audio"), f"{at}.")
+    if message.role not in _ROLES:
+        raise InvalidField(f"The role must be one of {', '.join(_ROLES)}.", f"{at}.role")
+    if isinstance(message.content, list):
+        for index, part in enumerate(message.content):
+            if part.type != "text":
+                param = f"{at}.content[{index}].type"
+                raise InvalidField(
+                    "Only text parts are supported by this server.", param, "unsupported_field"
+                )
+            if part.text is None:
+                raise InvalidField("A text part needs text.", f"{at}.content[{index}].text")
+
+
+def text_of(message: Message) -> str:
+    """The content as one text; parts are lines."""
+    if isinstance(message.content, list):
+        return "\n".join(part.text or "" for part in message.content)
+    return message.content or ""
+
+
+class ChatEncoder(Encoder):
+    """The role comes with a choice's first text, so that every event of a stream is a step of the model."""
+
+    chunk_object = "chat.completion.chunk"
+    answer_object = "chat.completion"
+
+    def _text_head(self, index: int) -> bytes:
+        return self._chunk_head + b'"choices":[{"index":%d,"delta":{"content":' % index
+
+    def _text_end(self) -> bytes:
+        return b'},"logprobs":null,"finish_reason":null}]'
+
+    def _chunk(self, choice: Choice, delta: Delta, first: bool) -> bytes:
+        parts = [self._chunk_head]
+        if first and self._shown.token_ids:
+            parts += (b'"prompt_token_ids":', orjson.dumps(list(choice.prompt.token_ids)), b",")
+        parts.append(b'"choices":[{"index":%d,"delta":' % choice.index)
+        if first:
+            parts += (b'{"role":"assistant","content":', orjson.dumps(delta.text), b"}")
+        else:
+            parts.append(b'{"content":%b}' % orjson.dumps(delta.text) if delta.text else b"{}")
+        parts += (b',"logprobs":', self._logprobs(delta))
+        if delta.finish_reason is None:
+            parts.append(b',"finish_reason":null')
+        else:
+            parts += (b",", finish_members(delta.finish_reason, delta.stop_reason))
+        if self._shown.token_ids:
+            parts += (b',"token_ids":', orjson.dumps(list(delta.token_ids)))
+        parts += (b"}]", self._usage_member(), b"}")
+        return b"".join(parts)
+
+    def _whole(self, choice: Choice) -> bytes:
+        ids = b',"token_ids":' + orjson.dumps(choice.token_ids) if self._shown.token_ids else b""
+        message = b'{"role":"assistant","content":%b,"refusal":null}' % orjson.dumps("".join(choice.parts))
+        return b'{"index":%d,"message":%b,"logprobs":%b,%b%b}' % (
+            choice.index,
+            message,
+            self._logprobs(choice),
+            finish_members(choice.finish_reason, choice.stop_reason),
+            ids,
+        )
+
+    def _logprobs(self, of: Delta | Choice) -> bytes:
+        if not self._shown.logprobs:
+            return b"null"
+        return chat_logprobs(of.token_ids, of.logprobs, self._bytes_of)
+
+    def _answer_extra(self) -> bytes:
+        if not self._shown.token_ids:
+            return b""
+        return b',"prompt_token_ids":' + orjson.dumps(list(self.choices[0].prompt.token_ids))

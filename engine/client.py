@@ -1,0 +1,327 @@
+"""The server's end of an engine: the only seam through which an engine is reached.
+
+Responsible for: the engine's process (started by exec with its socket passed, ended by EOF, `close()` or a
+kill), and for handing each delta of a report to the generation that waits for it. Every generation ends: with
+its last delta, by leaving its context, or with EngineDied. Leaves to others: which engine and what order,
+restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+from engine.config import EngineConfig
+from engine.ipc import FrameBuffer, FrameEncoder, FrameError, decode_from_engine
+from engine.types import (
+    Abort,
+    Failed,
+    Generate,
+    Hint,
+    Key,
+    Loading,
+    Objective,
+    Ready,
+    Reprioritise,
+    Shutdown,
+    StepReport,
+    ToEngine,
+    TokenDelta,
+    Warm,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+REAP_S = 5.0
+"""How long a process whose socket is closed may take to end before it is killed."""
+
+
+class EngineDied(Exception):
+    """The engine process is gone, or never came up; the message says why."""
+
+
+class Generation:
+    """One request's deltas: `async with client.generate(request) as deltas: async for delta in deltas`.
+
+    Deltas that come faster than they are read are merged into one. Owns what is not read yet.
+    """
+
+    __slots__ = ("_buffer", "_client", "_failure", "_finished", "_request", "_waiter")
+
+    def __init__(self, client: EngineClient, request: Generate) -> None:
+        self._client = client
+        self._request = request
+        self._buffer: list[TokenDelta] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._finished = False
+        self._failure: str | None = None
+
+    async def __aenter__(self) -> Generation:
+        """Raises EngineDied."""
+        await self._client.open(self._request, self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._client.leave(self._request.id, finished=self._finished)
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> TokenDelta:
+        """All that has come since the last one. Raises EngineDied."""
+        if not self._buffer:
+            if self._finished:
+                raise StopAsyncIteration
+            if self._failure is None:
+                self._waiter = asyncio.get_running_loop().create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            if not self._buffer:
+                raise EngineDied(self._failure)
+        buffer, self._buffer = self._buffer, []
+        return buffer[0] if len(buffer) == 1 else _merged(buffer)
+
+    def push(self, delta: TokenDelta) -> None:
+        self._buffer.append(delta)
+        if delta.finish_reason is not None:
+            self._finished = True
+        self._wake()
+
+    def fail(self, message: str) -> None:
+        self._failure = message
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class EngineClient(asyncio.Protocol):
+    """One engine process. Made by `start`; owns the process, the socket and the open generations.
+
+    `on_report` and `on_loading` are called on the event loop, once per frame.
+    """
+
+    def __init__(
+        self,
+        on_report: Callable[[StepReport], None] | None,
+        on_loading: Callable[[Loading], None] | None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._on_report = on_report
+        self._on_loading = on_loading
+        self._ready: asyncio.Future[Ready] = loop.create_future()
+        self._ended: asyncio.Future[str] = loop.create_future()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._generations: dict[int, Generation] = {}
+        self._buffer = FrameBuffer()
+        self._frames = FrameEncoder()
+        self._failure: str | None = None
+        self._closing = False
+        self._lost = asyncio.Event()
+
+    @classmethod
+    async def start(
+        cls,
+        config: EngineConfig,
+        *,
+        on_report: Callable[[StepReport], None] | None = None,
+        on_loading: Callable[[Loading], None] | None = None,
+    ) -> EngineClient:
+        """Spawn the process and send it its configuration. Loading goes on: await `ready`."""
+        client = cls(on_report, on_loading)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                client._process = await _spawn(theirs)
+            except BaseException:
+                ours.close()
+                raise
+        await asyncio.get_running_loop().create_connection(lambda: client, sock=ours)
+        client._send(config)
+        client._reaper = asyncio.create_task(client._reap(), name=f"engine {client.pid}")
+        return client
+
+    _process: Process
+    _transport: asyncio.Transport
+    _reaper: asyncio.Task[None]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._failure is None
+
+    @property
+    def ready(self) -> asyncio.Future[Ready]:
+        """Awaitable, any number of times. Raises EngineDied if the engine cannot come up."""
+        return asyncio.shield(self._ready)
+
+    @property
+    def ended(self) -> asyncio.Future[str]:
+        """Awaitable: the process is gone; why."""
+        return asyncio.shield(self._ended)
+
+    def generate(self, request: Generate) -> Generation:
+        """An async context manager over the request's deltas; leaving it aborts what has not finished.
+        `request.id` is unique among this engine's live requests."""
+        return Generation(self, request)
+
+    def warm(self, request: Warm) -> None:
+        """Prefill ids into the cache. The report that says it is done goes to `on_report` only."""
+        self._send(request)
+
+    def reprioritise(self, request_id: int, objective: Objective, key: Key) -> None:
+        self._send(Reprioritise(request_id, objective, key))
+
+    def hint(self, request: Hint) -> None:
+        self._send(request)
+
+    def abort(self, request_id: int) -> None:
+        """Of a Warm, or ahead of leaving a generation's context."""
+        self._send(Abort(request_id))
+
+    async def close(self, grace_s: float = 5.0) -> None:
+        """End the process: after its step, or by a kill when that takes longer. Idempotent."""
+        if not self._closing:
+            self._closing = True
+            self._send(Shutdown())
+        await asyncio.wait([self._reaper], timeout=grace_s)
+        if not self._reaper.done():
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await asyncio.wait([self._reaper])
+
+    # For Generation.
+
+    async def open(self, request: Generate, generation: Generation) -> None:
+        if self._failure is not None:
+            raise EngineDied(self._failure)
+        if request.id in self._generations:
+            raise ValueError(f"request {request.id} is already running")
+        if not self._writable.is_set():
+            await self._writable.wait()
+            return await self.open(request, generation)
+        self._generations[request.id] = generation
+        self._send(request)
+        return None
+
+    def leave(self, request_id: int, *, finished: bool) -> None:
+        if self._generations.pop(request_id, None) is not None and not finished:
+            self._send(Abort(request_id))
+
+    # asyncio.Protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for payload in self._buffer.feed(data):
+                self._received(payload)
+        except FrameError as error:
+            self._failure = f"the engine sent a broken frame: {error}"
+            self._transport.abort()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._writable.set()
+        self._lost.set()
+
+    def _received(self, payload: memoryview) -> None:
+        message = decode_from_engine(payload)
+        match message:
+            case StepReport():
+                generations = self._generations
+                for delta in message.deltas:
+                    generation = generations.get(delta.id)
+                    if generation is not None:
+                        generation.push(delta)
+                if self._on_report is not None:
+                    self._on_report(message)
+            case Loading():
+                if self._on_loading is not None:
+                    self._on_loading(message)
+            case Ready():
+                self._ready.set_result(message)
+            case Failed():
+                self._failure = message.message
+
+    def _send(self, message: ToEngine | EngineConfig) -> None:
+        """Nothing happens when the engine is gone: those who wait for it are told."""
+        if not self._transport.is_closing():
+            self._transport.write(self._frames.encode(message))
+
+    async def _reap(self) -> None:
+        """Once the socket is closed: see the process end, then tell everybody who waits."""
+        await self._lost.wait()
+        try:
+            status = await asyncio.wait_for(self._process.wait(), REAP_S)
+        except TimeoutError:
+            self._process.kill()
+            status = await self._process.wait()
+        self._failure = self._failure or _cause(status, closed=self._closing)
+        if not self._ready.done():
+            self._ready.set_exception(EngineDied(self._failure))
+            self._ready.exception()  # nobody need ask
+        for generation in self._generations.values():
+            generation.fail(self._failure)
+        self._generations.clear()
+        self._ended.set_result(self._failure)
+
+
+async def _spawn(theirs: socket.socket) -> Process:
+    """By exec: the engine shares nothing with the server but this socket, which its siblings do not
+    inherit."""
+    # libgomp's default spinning collapses when server, client and engine share cores.
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-P", "-m", "engine.worker", "--fd", str(theirs.fileno())),
+        stdin=DEVNULL,
+        pass_fds=(theirs.fileno(),),
+        env=environment,
+    )
+
+
+def _cause(status: int, *, closed: bool) -> str:
+    if closed:
+        return "the engine was closed"
+    if status < 0:
+        return f"the engine process was killed by {signal.Signals(-status).name}"
+    return f"the engine process ended with status {status}"
+
+
+def _merged(deltas: list[TokenDelta]) -> TokenDelta:
+    last = deltas[-1]
+    return TokenDelta(
+        id=last.id,
+        token_ids=tuple(itertools.chain.from_iterable(delta.token_ids for delta in deltas)),
+        finish_reason=last.finish_reason,
+        stop_token_id=last.stop_token_id,
+        cached_tokens=last.cached_tokens,
+        logprobs=tuple(itertools.chain.from_iterable(delta.logprobs for delta in deltas)),
+        error=last.error,
+    )

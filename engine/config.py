@@ -1,0 +1,40 @@
+"""How one engine process is set up. Built by the server, sent as the first frame, immutable after."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+EngineKind = Literal["torch", "sim"]
+LoadFormat = Literal["safetensors", "dummy"]
+
+
+class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The simulated runner's latency model: t_step = base + per_seq*rows + per_kv*kv_tokens + per_prefill*n."""
+
+    vocab_size: int = 4096
+    base_ms: float = 1.0
+    per_sequence_ms: float = 0.02
+    per_kv_token_ms: float = 0.0
+    per_prefill_token_ms: float = 0.01
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes are in tokens unless a name says otherwise. None: chosen at start from model and machine."""
+
+    kind: EngineKind = "torch"
+    model: str = ""  # a local folder; the server has resolved hub ids
+    load_format: LoadFormat = "safetensors"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    device: str = "cpu"
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512  # the token budget of one step
+    block_size: int = 64
+    kv_cache_memory: int | None = None  # bytes
+    num_threads: int | None = None
+    cpu_cores: tuple[int, ...] | None = None  # pin the process to these
+    seed: int = 0
+    disabled: frozenset[str] = frozenset()  # toggles of `--disable`
+    sim: SimConfig = SimConfig()

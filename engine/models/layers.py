@@ -1,0 +1,137 @@
+"""The pieces of a decoder that are not attention: how weights become linears, the gated MLP, the rotary table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+from engine.models.config import ModelConfig, RopeConfig
+from ops.activation import gelu_tanh_and_mul, silu_and_mul
+from ops.cpu import SIMD_QUANTUM
+from ops.linear import Linear, RowPolicy, TiledLinear
+
+MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], Linear]
+"""(weight [out, in], bias [out] or None) -> the linear that the device runs best."""
+
+
+class Weights(Protocol):
+    """Where a model's tensors come from: a folder, or a random generator."""
+
+    def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """The tensor in the model's dtype. Raises ValueError when it is missing or of another shape."""
+        ...
+
+
+def tiled(linear: Linear, policy: RowPolicy) -> Linear:
+    """The same linear, never given more rows at once than the policy allows."""
+    return linear if policy.tile is None else TiledLinear(linear, policy.tile)
+
+
+class GatedMlp:
+    """down(act(gate(x)) * up(x)), gate and up packed into one product."""
+
+    packed = ("gate_proj", "up_proj")
+
+    __slots__ = ("_activation", "_down", "_gate_up")
+
+    def __init__(self, config: ModelConfig, weights: Weights, prefix: str, make: MakeLinear) -> None:
+        ffn, hidden = config.intermediate_size, config.hidden_size
+        padding = -ffn % SIMD_QUANTUM  # with zeros, which change nothing; see ops.cpu for why
+        parts = [weights.get(f"{prefix}.{name}.weight", (ffn, hidden)) for name in self.packed]
+        gate_up = torch.cat([F.pad(part, (0, 0, 0, padding)) for part in parts])
+        bias = None
+        if config.mlp_bias:
+            biases = [weights.get(f"{prefix}.{name}.bias", (ffn,)) for name in self.packed]
+            bias = torch.cat([F.pad(part, (0, padding)) for part in biases])
+        self._gate_up = make(gate_up, bias)
+        down_bias = weights.get(f"{prefix}.down_proj.bias", (hidden,)) if config.mlp_bias else None
+        self._down = make(F.pad(weights.get(f"{prefix}.down_proj.weight", (hidden, ffn)), (0, padding)), down_bias)
+        self._activation = silu_and_mul if config.activation == "silu" else gelu_tanh_and_mul
+
+    def linears(self) -> list[Linear]:
+        return [self._gate_up, self._down]
+
+    def apply_row_policy(self, policy: RowPolicy) -> None:
+        self._gate_up, self._down = tiled(self._gate_up, policy), tiled(self._down, policy)
+
+    def __call__(self, x_RH: torch.Tensor, residual_RH: torch.Tensor) -> torch.Tensor:
+        return self._down.add(self._activation(self._gate_up(x_RH)), residual_RH)
+
+
+class RotaryTable:
+    """cos and sin of every position, fp32, one half each; `at` gives a step's rows as `ops.cpu.RopeStep` wants them."""
+
+    __slots__ = ("_cos", "_sin")
+
+    def __init__(self, rope: RopeConfig, head_dim: int, max_positions: int) -> None:
+        frequencies, scale = rope_frequencies(rope, head_dim, max_positions)
+        angles = torch.arange(max_positions, dtype=torch.float32)[:, None] * frequencies[None]
+        self._cos = angles.cos() * scale
+        self._sin = angles.sin() * scale
+
+    def at(self, positions_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin [R, 1, head_dim]; sin's first half negated."""
+        cos, sin = self._cos.index_select(0, positions_R), self._sin.index_select(0, positions_R)
+        return torch.cat((cos, cos), -1).unsqueeze(1), torch.cat((-sin, sin), -1).unsqueeze(1)
+
+
+def rope_frequencies(rope: RopeConfig, head_dim: int, max_positions: int) -> tuple[torch.Tensor, float]:
+    """Angle per position of each pair, fp32 [head_dim / 2], and the factor on cos and sin.
+
+    linear: position interpolation (Chen et al. 2023). dynamic: NTK-aware; transformers recomputes it as a sequence
+    grows, which would make a position's logits depend on later ones, so here it is fixed for `max_positions`.
+    llama3: Llama 3.1's, three bands of wavelengths. yarn: Peng et al. 2023, section 3.
+    """
+    theta = rope.theta
+    if rope.kind == "dynamic":
+        length = max(max_positions, rope.original_max_positions)
+        growth = rope.factor * length / rope.original_max_positions - (rope.factor - 1)
+        theta *= growth ** (head_dim / (head_dim - 2))
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    frequencies = 1.0 / theta**exponents
+    if rope.kind == "linear":
+        return frequencies / rope.factor, 1.0
+    if rope.kind == "llama3":
+        return _llama3(rope, frequencies), 1.0
+    if rope.kind == "yarn":
+        return _yarn(rope, frequencies, head_dim), _yarn_scale(rope)
+    return frequencies, 1.0
+
+
+def _llama3(rope: RopeConfig, frequencies: torch.Tensor) -> torch.Tensor:
+    """Short wavelengths stay, long ones are stretched by factor, those between are blended."""
+    turns = rope.original_max_positions * frequencies / (2 * math.pi)  # within the original context
+    span = rope.high_freq_factor - rope.low_freq_factor
+    kept = ((turns - rope.low_freq_factor) / span).clamp(0.0, 1.0)
+    return frequencies * (kept + (1.0 - kept) / rope.factor)
+
+
+def _yarn(rope: RopeConfig, frequencies: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """As llama3, but blended linearly over the pairs' indices between two numbers of turns."""
+
+    def pair_with(turns: float) -> float:
+        ratio = rope.original_max_positions / (turns * 2 * math.pi)
+        return head_dim * math.log(ratio) / (2 * math.log(rope.theta))
+
+    low, high = pair_with(rope.beta_fast), pair_with(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    pairs = torch.arange(head_dim // 2, dtype=torch.float32)
+    kept = 1.0 - ((pairs - low) / max(high - low, 0.001)).clamp(0.0, 1.0)
+    return frequencies * (kept + (1.0 - kept) / rope.factor)
+
+
+def _yarn_scale(rope: RopeConfig) -> float:
+    def scale(weight: float) -> float:
+        return 1.0 if rope.factor <= 1 else 0.1 * weight * math.log(rope.factor) + 1.0
+
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    if rope.mscale and rope.mscale_all_dim:
+        return scale(rope.mscale) / scale(rope.mscale_all_dim)
+    return scale(1.0)

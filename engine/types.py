@@ -1,0 +1,211 @@
+"""What crosses the socket between the server and an engine process.
+
+Responsible for: the shapes of both directions, and nothing else. An engine knows token ids only: text, chat
+templates and stop strings stay in the server. Every message is a frozen, tagged msgspec Struct, carried as
+msgpack in a length-prefixed frame (`engine.ipc`); a message that does not decode is a bug, never input.
+
+Ids are integers chosen by the server and unique among the live requests of one engine.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class Urgency(IntEnum):
+    """What a request is urgent for; smaller goes first."""
+
+    LATENCY = 0
+    THROUGHPUT = 1
+    SPECULATIVE = 2
+
+
+class Objective(msgspec.Struct, frozen=True, array_like=True):
+    """Why a request matters. `step_limit_ms` (a time per token) caps the batch it runs in; None: no cap."""
+
+    urgency: Urgency = Urgency.LATENCY
+    step_limit_ms: float | None = None
+
+
+Key = tuple[int, ...]
+"""Order in an engine's waiting queue, compared lexicographically; the smallest goes first."""
+
+
+class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How tokens are chosen. Complete: every default has been filled in by the server.
+
+    `seed` is always set; a token is a function of (logits, seed, position), so that a request which is
+    preempted, moved or re-queued continues as if it had never stopped.
+    """
+
+    max_tokens: int
+    seed: int
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    logprobs: int | None = None  # None: off; k: the chosen token's and the k most likely ones'
+    stop_token_ids: tuple[int, ...] = ()  # ends with finish_reason "stop"; the model's EOS ids are added here
+    ignore_eos: bool = False  # the engine then ignores `eos_token_ids`, not `stop_token_ids`
+    eos_token_ids: tuple[int, ...] = ()
+
+
+class Salt(msgspec.Struct, frozen=True, array_like=True):
+    """From position `start` on (to the next Salt), blocks are shared only among requests of the same `value`."""
+
+    start: int
+    value: bytes
+
+
+# -- to the engine ---------------------------------------------------------------------------------------------
+
+
+class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Generate from `token_ids`.
+
+    The last `num_generated` of `token_ids` are outputs of this very request from an earlier life (an engine
+    that died): they count towards max_tokens, min_tokens and penalties, and are not reported again.
+    `boundaries` are the positions at which a semantic variable ends, for hints and statistics.
+    """
+
+    id: int
+    token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    objective: Objective = Objective()
+    key: Key = ()
+    salts: tuple[Salt, ...] = ()
+    boundaries: tuple[int, ...] = ()
+    num_generated: int = 0
+
+
+class Warm(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Prefill `token_ids` into the cache and report `Finished` with no tokens. Never delays other work."""
+
+    id: int
+    token_ids: tuple[int, ...]
+    key: Key = ()
+    salts: tuple[Salt, ...] = ()
+    ttl_s: float = 60.0
+
+
+class Reprioritise(msgspec.Struct, frozen=True, tag=True):
+    """A later, stricter `get`: change the objective and the place in the queue. Unknown ids are ignored."""
+
+    id: int
+    objective: Objective
+    key: Key
+
+
+class Hint(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """When the KV of these ids is wanted next: steps from now, or None for never (evict it first)."""
+
+    token_ids: tuple[int, ...]
+    salts: tuple[Salt, ...] = ()
+    next_use: int | None = None
+
+
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """Drop a request at the next step boundary. Nothing is reported for it afterwards."""
+
+    id: int
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """End the process after the current step."""
+
+
+ToEngine = Generate | Warm | Reprioritise | Hint | Abort | Shutdown
+
+
+# -- from the engine -------------------------------------------------------------------------------------------
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    """Progress of start-up, for `/health/ready` and the log. `fraction` is in 0..1."""
+
+    stage: str
+    fraction: float
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """The engine takes requests. Sizes are in tokens unless a name says otherwise.
+
+    `tokenizer` is None when the model folder has a `tokenizer.json` that the server loads itself; else the
+    JSON of a tokenizer converted in the engine process.
+    """
+
+    block_size: int
+    num_blocks: int  # usable ones: without the scratch block 0
+    max_model_len: int
+    max_num_seqs: int
+    vocab_size: int
+    device: str
+    dtype: str
+    kv_cache_bytes: int
+    num_threads: int = 1
+    tokenizer: bytes | None = None
+
+
+class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
+    token_id: int
+    logprob: float
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probabilities at one position, of the distribution before temperature and truncation."""
+
+    logprob: float
+    top: tuple[TopLogprob, ...] = ()
+
+
+class TokenDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What one step produced for one request.
+
+    `finish_reason` set: this is the request's last delta. A token that ended it (EOS, stop id) is in
+    `stop_token_id` and not in `token_ids`. `cached_tokens` is how many prompt tokens were not computed,
+    and is right from the first delta on. `error` is set with finish_reason "error".
+    """
+
+    id: int
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    cached_tokens: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    error: str | None = None
+
+
+class StepReport(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """One per step, and the only thing a running engine sends: the deltas of all sequences, and its load."""
+
+    step_id: int
+    step_ms: float
+    deltas: tuple[TokenDelta, ...] = ()
+    num_running: int = 0
+    num_waiting: int = 0
+    free_blocks: int = 0  # including cached blocks that may be evicted
+    num_tokens: int = 0  # computed in this step, prefill and decode
+    num_preemptions: int = 0  # in this step
+    num_evictions: int = 0  # blocks in this step
+    prefix_queries: int = 0  # prompt tokens of the sequences first scheduled in this step
+    prefix_hits: int = 0  # how many of them were not computed
+    shared_kv_bytes: int = 0  # KV bytes that grouped prefix attention did not read
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The engine cannot go on (it could not load or allocate). It exits after this."""
+
+    message: str
+
+
+FromEngine = Loading | Ready | StepReport | Failed

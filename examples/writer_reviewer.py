@@ -1,0 +1,44 @@
+"""Two agents: one writes, the other one reviews, the first one writes again; asked for from a coroutine."""
+
+from __future__ import annotations
+
+import asyncio
+
+import parrot as P
+
+
+@P.semantic_function(sampling=P.Sampling(max_tokens=80, temperature=0.7, seed=1))
+def write(topic: P.SemanticVariable):
+    """Write a story about {{input:topic}}.
+    Story: {{output:story}}
+    """
+
+
+@P.semantic_function(sampling=P.Sampling(max_tokens=40, temperature=0))
+def review(story: P.SemanticVariable):
+    """Text: {{input:story}}
+    Who is in the text? {{output:who}}
+    Give it a title: {{output:title}}
+    """
+
+
+@P.semantic_function(sampling=P.Sampling(max_tokens=80, temperature=0.7, seed=2))
+def rewrite(topic: P.SemanticVariable, who: P.SemanticVariable, title: P.SemanticVariable):
+    """Write a story about {{input:topic}} with {{input:who}}. Its title is {{input:title}}.
+    Story: {{output:story}}
+    """
+
+
+async def main() -> None:
+    async with P.Session():
+        topic = P.SemanticVariable("a dog and a cat")
+        draft = write(topic)
+        who, title = review(draft)
+        final = rewrite(topic, who, title)
+        print("draft:", await draft.aget())
+        print("title:", await title.aget())
+        print("final:", await final.aget())
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,243 @@
+"""Paged attention on the CPU: the calls of torch's flash kernel that a prepared step makes in every layer.
+
+One routine serves decode, prefill and shared prefixes, because a row's result must not depend on which of them
+it came through. Invariant (batch invariance): the partial result of a row over a 256-key chunk is a function of
+the row's query, its position and the chunk's keys. To that end
+
+- keys are cut at absolute multiples of 256, and a row sees ceil(visible keys / 64) * 64 keys of its last chunk,
+  a function of its position alone, those after its own masked. A row past a chunk's end is never masked there, a
+  row inside it always, since the kernel rounds differently with a mask;
+- the kernel gets query rows in multiples of `query_quantum` (found by `choose_query_quantum`); what pads them are
+  the rows that follow in the query buffer, whose results are dropped;
+- partial results are merged in fp32 in ascending order of chunks, every product and sum rounded on its own.
+
+The pool of a layer is [2 x kv_heads, slots, head_dim], heads first, so that consecutive blocks are one strided
+view and a chunk in consecutive blocks is read in place. Scattered chunks are gathered where that is cheaper than
+a call for each. (A gather of everything costs as much as the attention itself.)
+
+Query heads are *group-major*, [rows, group, kv_heads, head_dim] with group = heads / kv_heads: then the rows of
+a tile and the heads of a group are one axis of constant stride, and queries and results need no copies. The
+loader permutes the projections accordingly.
+
+Left to `ops.cpu_tiles`: which calls a plan comes to.
+
+Shapes: R rows, T tiles of a call, N rows of a tile, G group, H kv_heads, A = G x H, L keys, D head_dim.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 256
+KEY_STEP = 64
+"""Keys: the granularity of what a row reads of its last chunk."""
+
+QUERY_BLOCK = 32
+"""Query rows up to which the flash kernel makes one task of a (tile, head)."""
+
+QUERY_QUANTA = (4, 8, 16, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What all attention layers of a model share. scale multiplies the query-key products."""
+
+    group: int
+    kv_heads: int
+    head_dim: int
+    block_size: int
+    num_slots: int
+    dtype: torch.dtype
+    scale: float
+    query_quantum: int
+
+    @property
+    def query_width(self) -> int:
+        """Elements of one row's queries."""
+        return self.group * self.kv_heads * self.head_dim
+
+    def padded_queries(self, rows: int) -> int:
+        """Query rows of a tile as the kernel gets them."""
+        return -(-rows * self.group // self.query_quantum) * self.query_quantum
+
+    def query_buffer(self, rows: int) -> torch.Tensor:
+        """Zeroed, flat: the queries of `rows` rows and the spare ones that padding may read."""
+        spare = self.query_quantum * self.kv_heads * self.head_dim
+        return torch.zeros(rows * self.query_width + spare, dtype=self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryView:
+    """Where a call's queries lie. Strides and offsets in elements; `rows`: gather these rows of the buffer first."""
+
+    tile_stride: int
+    offset: int
+    rows: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyView:
+    """Where a call's keys lie. In slots; `pages`: gather these blocks first, the same number for each tile."""
+
+    tile_stride: int
+    offset: int
+    pages: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One kernel call over `tiles` tiles of `rows` rows that read `keys` keys each.
+
+    mask: additive, [T or 1, 1, N x G padded or 1, L]; None: every row sees every key.
+    passed: the tiles the kernel gets. 2 instead of 1 where a single task would run outside a parallel region, so
+    that the BLAS library threads inside it and rounds differently.
+    """
+
+    geometry: Geometry
+    tiles: int
+    rows: int
+    keys: int
+    passed: int
+    query_view: QueryView
+    key_view: KeyView
+    mask: torch.Tensor | None
+
+    def run(self, queries: torch.Tensor, kv_pool_KSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns out [T, N x G, H, D] and its log-sum-exp [T, N x G, H] in fp32, padding dropped."""
+        geometry = self.geometry
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
+            self._queries(queries), *self._keys_and_values(kv_pool_KSD), attn_mask=self.mask, scale=geometry.scale
+        )
+        used = self.rows * geometry.group
+        return out.transpose(1, 2)[: self.tiles, :used], lse.transpose(1, 2)[: self.tiles, :used]
+
+    def _queries(self, queries: torch.Tensor) -> torch.Tensor:
+        geometry, view = self.geometry, self.query_view
+        heads, dim, width = geometry.kv_heads, geometry.head_dim, geometry.query_width
+        if view.rows is not None:
+            rows = queries.numel() // width
+            queries = queries[: rows * width].view(rows, width).index_select(0, view.rows)
+        size = (self.passed, heads, geometry.padded_queries(self.rows), dim)
+        return queries.as_strided(size, (view.tile_stride, dim, heads * dim, 1), view.offset)
+
+    def _keys_and_values(self, pool_KSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        geometry, view = self.geometry, self.key_view
+        heads, dim, slots = geometry.kv_heads, geometry.head_dim, geometry.num_slots
+        if view.pages is not None:
+            slots = len(view.pages) * geometry.block_size
+            pool_KSD = pool_KSD.view(2 * heads, -1, geometry.block_size * dim).index_select(1, view.pages)
+        offset = pool_KSD.storage_offset() + view.offset * dim
+        size = (self.passed, heads, self.keys, dim)
+        strides = (view.tile_stride * dim, slots * dim, dim, 1)
+        keys = pool_KSD.as_strided(size, strides, offset)
+        return keys, pool_KSD.as_strided(size, strides, offset + heads * slots * dim)
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """How rows with several partial results come by their one.
+
+    parts: for each rank of a part, int64 [R], its place among the calls' results; rows with fewer parts repeat
+    their first, which `absent` [R, P, 1] cancels (None: all rows have P).
+    """
+
+    parts: tuple[torch.Tensor, ...]
+    absent: torch.Tensor | None
+
+    def run(self, outs: torch.Tensor, lses: torch.Tensor) -> torch.Tensor:
+        """outs: [all parts, A, D]; lses: fp32 [all parts, A]. Returns [R, A, D]; see `ops.reference.merge_states`."""
+        lse_RPA = torch.stack([lses.index_select(0, part) for part in self.parts], 1)
+        if self.absent is not None:
+            lse_RPA.masked_fill_(self.absent, float("-inf"))
+        weights_RPA = torch.exp(lse_RPA - lse_RPA.amax(1, keepdim=True))
+        weights = weights_RPA.unsqueeze(-1).unbind(1)
+        merged = outs.index_select(0, self.parts[0]).float().mul_(weights[0])
+        total = weights[0].clone()
+        for part, weight in zip(self.parts[1:], weights[1:], strict=True):
+            merged.add_(outs.index_select(0, part).float().mul_(weight))
+            total.add_(weight)
+        return merged.div_(total).to(outs.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionStep:
+    """One step's attention, prepared once and run by every layer with the same window.
+
+    order: the calls' results as rows of the batch, int64 [padded rows]; None: already in order. Ignored with merge.
+    """
+
+    geometry: Geometry
+    calls: tuple[Call, ...]
+    order: torch.Tensor | None
+    merge: Merge | None
+
+    def run(self, queries: torch.Tensor, kv_pool_KSD: torch.Tensor) -> torch.Tensor:
+        """queries: a `Geometry.query_buffer`, filled. Returns [padded rows, G x H x D]."""
+        width = self.geometry.query_width
+        results = [call.run(queries, kv_pool_KSD) for call in self.calls]
+        outs = [out.reshape(-1, width) for out, _ in results]
+        out = outs[0] if len(outs) == 1 else torch.cat(outs)
+        if self.merge is not None:
+            heads = self.geometry.group * self.geometry.kv_heads
+            lses = [lse.reshape(-1, heads) for _, lse in results]
+            lse = lses[0] if len(lses) == 1 else torch.cat(lses)
+            return self.merge.run(out.view(-1, heads, self.geometry.head_dim), lse).view(-1, width)
+        return out if self.order is None else out.index_select(0, self.order)
+
+
+def choose_query_quantum(
+    kv_heads: int, head_dim: int, dtype: torch.dtype, set_threads: Callable[[int], None], threads: int
+) -> int:
+    """The smallest number of query rows whose multiples agree row by row, at one and at `threads` threads.
+
+    Measured with torch 2.13: on AMD EPYC (no AMX) 1, 2 and 3 rows, and blocks that leave 1 row over, round
+    differently from the rest; multiples of 4 agree up to 1,104. Costs about 5 ms for 4 heads of 64.
+    """
+    for quantum in QUERY_QUANTA:
+        if _queries_agree(quantum, kv_heads, head_dim, dtype, set_threads, threads):
+            logger.info("attention: query rows agree in multiples of %d", quantum)
+            return quantum
+    logger.warning("attention: query rows agree under no quantum tried; using %d", QUERY_QUANTA[-1])
+    return QUERY_QUANTA[-1]
+
+
+def passed_tiles(tiles: int, kv_heads: int, queries: int) -> int:
+    """`Call.passed` for a call of `tiles` tiles with `queries` padded query rows."""
+    return 2 if tiles * kv_heads == 1 and queries <= QUERY_BLOCK else tiles
+
+
+def _queries_agree(
+    quantum: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    set_threads: Callable[[int], None],
+    threads: int,
+) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    counts = sorted({quantum * -(-n // quantum) for n in (1, 9, 33, 68, 192, 196)})
+    q, k, v = (
+        torch.randn(rows, kv_heads, head_dim, generator=generator).to(dtype) for rows in (counts[-1], CHUNK, CHUNK)
+    )
+    hidden = torch.arange(CHUNK)[None] > torch.arange(CHUNK - counts[-1], CHUNK)[:, None]
+    mask = torch.zeros(counts[-1], CHUNK, dtype=dtype).masked_fill_(hidden, float("-inf"))
+    for keys, masked in ((KEY_STEP, False), (CHUNK, False), (CHUNK, True)):
+        expected: torch.Tensor | None = None
+        for count in sorted({1, threads}, reverse=True):
+            set_threads(count)
+            for rows in reversed(counts):
+                passed = passed_tiles(1, kv_heads, rows)
+                views = (x[:n].transpose(0, 1).expand(passed, -1, -1, -1) for x, n in ((q, rows), (k, keys), (v, keys)))
+                out = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
+                    *views, attn_mask=mask[:rows] if masked else None
+                )[0][0]
+                expected = out if expected is None else expected
+                if not torch.equal(out, expected[:, :rows]):
+                    return False
+    return True

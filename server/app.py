@@ -1,0 +1,110 @@
+"""The composition root: one aiohttp application out of a ServerConfig, and the process around it.
+
+Responsible for: who is wired to whom, the listener, signals and the order of ending. A first SIGTERM or SIGINT
+drains (readiness off, new work refused with 503, running work gets `shutdown_grace` seconds), a second one
+stops at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+import uvloop
+from aiohttp import web
+
+from server.config import ServerConfig
+from server.http import admin, openai, semantic
+from server.http.keys import SERVICE
+from server.http.middleware import install
+from server.service import Service
+from server.tenant import KeyRing
+
+log = logging.getLogger(__name__)
+
+MAX_HEADER = 32 * 2**10
+
+
+def create_app(config: ServerConfig) -> web.Application:
+    """Everything behind the port. The engines load in the background of a running application."""
+    app = web.Application(client_max_size=config.max_body_size)
+    install(app, KeyRing(config.api_key), open_metrics=config.open_metrics)
+    service = Service(config)
+    app[SERVICE] = service
+    app.add_routes([*admin.routes(), *openai.routes(), *semantic.routes()])
+
+    async def engines(_: web.Application) -> AsyncIterator[None]:
+        service.start()
+        yield
+        await service.close()
+
+    app.cleanup_ctx.append(engines)
+    return app
+
+
+def run(config: ServerConfig) -> int:
+    """Serve until a signal; returns the process's exit code."""
+    logging.basicConfig(
+        level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config))
+
+
+async def _serve(config: ServerConfig) -> int:
+    app = create_app(config)
+    # A client that leaves cancels its handler, and that aborts its generation: off by default in aiohttp.
+    runner = web.AppRunner(
+        app,
+        handle_signals=False,
+        handler_cancellation=True,
+        access_log=None,
+        max_line_size=MAX_HEADER,
+        max_field_size=MAX_HEADER,
+        shutdown_timeout=1.0,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, config.host, config.port, backlog=1024)
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        log.error("cannot listen on %s:%d (--host, --port): %s", config.host, config.port, error.strerror)
+        return 1
+    _announce(runner, config)
+    drained = await _until_ended(app[SERVICE], config.shutdown_grace)
+    await runner.cleanup()
+    return 0 if drained else 1
+
+
+def _announce(runner: web.AppRunner, config: ServerConfig) -> None:
+    port = runner.addresses[0][1]
+    log.info("listening on http://%s:%d (engines are loading)", config.host, port)
+    if config.host not in ("127.0.0.1", "::1", "localhost") and not config.api_key:
+        log.warning("anybody who can reach %s may use this server: set --api-key", config.host)
+
+
+async def _until_ended(service: Service, grace: float) -> bool:
+    """Wait for a signal or for the engines' end, then drain. True: all running work has ended by itself."""
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    again = asyncio.ensure_future(signals.get())
+    failed = asyncio.ensure_future(service.failed.wait())
+    await asyncio.wait({again, failed}, return_when=asyncio.FIRST_COMPLETED)
+    if not again.done():
+        again.cancel()
+        return False
+    failed.cancel()
+    log.info("draining: %d running, at most %.0f s; a second signal stops at once", service.num_running, grace)
+    idle = asyncio.ensure_future(service.drain())
+    again = asyncio.ensure_future(signals.get())
+    await asyncio.wait({idle, again}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+    drained = idle.done()
+    idle.cancel()
+    again.cancel()
+    return drained

@@ -1,0 +1,191 @@
+"""What the server was started with: flags over a TOML file over defaults, as one immutable ServerConfig.
+
+Responsible for: names, types, help texts and the errors of a wrong value (which name the flag). A key of the
+TOML file is a flag's name with underscores. Nothing here touches the network or a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from engine.config import EngineKind, LoadFormat
+
+BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "models" / "parrot-tales"
+
+FEATURES = ("prefix-cache", "in-flight-dedup", "shared-prefix-attention", "chunked-prefill")
+"""What `--disable` knows: every optimisation is a toggle."""
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sizes are bytes where the name says memory or body, tokens where it says len or tokens."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: tuple[str, ...] = ()
+    open_metrics: bool = False
+    model: str = str(BUNDLED_MODEL)
+    served_model_name: tuple[str, ...] = ()
+    engine: EngineKind = "torch"
+    engines: int = 1
+    load_format: LoadFormat = "safetensors"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    seed: int = 0
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 512
+    block_size: int = 64
+    kv_cache_memory: int | None = None
+    num_threads: int | None = None
+    disable: tuple[str, ...] = ()
+    allow_public_prefixes: bool = False
+    max_body_size: int = 16 * 2**20
+    shutdown_grace: float = 10.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    sim_step_ms: float = 1.0
+
+
+class ConfigError(Exception):
+    """A flag or a key of the file is wrong; the message names it."""
+
+
+def parse_config(argv: Sequence[str]) -> ServerConfig:
+    """Flags > TOML file > environment (`PARROT_API_KEY`) > defaults. Raises ConfigError; `--help` exits."""
+    flags = vars(_parser().parse_args(argv))
+    values: dict[str, Any] = {}
+    if key := os.environ.get("PARROT_API_KEY"):
+        values["api_key"] = [key]
+    if path := flags.pop("config", None):
+        values.update(_read_toml(Path(path)))
+    values.update(flags)
+    try:
+        config = msgspec.convert(values, ServerConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_name_the_flag(str(error))) from None
+    return _checked(config)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: {error}") from None
+    for name in ("api_key", "served_model_name", "disable"):
+        if isinstance(values.get(name), str):
+            values[name] = [values[name]]
+    if isinstance(values.get("kv_cache_memory"), str):
+        values["kv_cache_memory"] = _memory(values["kv_cache_memory"])
+    return values
+
+
+def _checked(config: ServerConfig) -> ServerConfig:
+    for name in (
+        "engines",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "block_size",
+        "max_model_len",
+        "kv_cache_memory",
+        "num_threads",
+        "max_body_size",
+    ):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    if not 0 <= config.port <= 65535:
+        raise ConfigError(f"--port must be in 0..65535, not {config.port}")
+    if unknown := [name for name in config.disable if name not in FEATURES]:
+        raise ConfigError(f"--disable knows {', '.join(FEATURES)}; not {', '.join(unknown)}")
+    if any(not key for key in config.api_key):
+        raise ConfigError("--api-key must not be empty")
+    return config
+
+
+def _name_the_flag(message: str) -> str:
+    """'Expected `int`, got `str` - at `$.port`' names a flag once it is turned round."""
+    text, _, path = message.partition(" - at `$.")
+    return f"--{path.rstrip('`').replace('_', '-')}: {text}" if path else message
+
+
+def _memory(text: str) -> int:
+    """'512M', '2GiB' or a number of bytes."""
+    units = {"k": 2**10, "m": 2**20, "g": 2**30}
+    number = text.lower().removesuffix("b").removesuffix("i")
+    try:
+        if number and number[-1] in units:
+            return int(float(number[:-1]) * units[number[-1]])
+        return int(number)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 512M or 2GiB") from None
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="run_server.py",
+        description="Serve a model to OpenAI clients and to programs of semantic variables.",
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Without --model, a small bundled model is served. Every flag may stand in the --config file:\n"
+        '  port = 8000\n  model = "Qwen/Qwen3-0.6B"\n  disable = ["prefix-cache"]',
+    )
+    _add_server_flags(parser.add_argument_group("server"))
+    _add_model_flags(parser.add_argument_group("model"))
+    _add_engine_flags(parser.add_argument_group("engine"))
+    return parser
+
+
+def _add_server_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--config", metavar="FILE", help="TOML file with the same names as the flags")
+    group.add_argument("--host", help="address to listen on (127.0.0.1)")
+    group.add_argument("--port", type=int, help="port to listen on; 0 picks a free one (8000)")
+    group.add_argument(
+        "--api-key", nargs="+", metavar="KEY", help="keys that clients must send; also PARROT_API_KEY"
+    )
+    group.add_argument("--open-metrics", action="store_true", help="serve /metrics without a key")
+    group.add_argument(
+        "--allow-public-prefixes", action="store_true", help='honour "share": "public" across tenants'
+    )
+    group.add_argument("--max-body-size", type=_memory, metavar="SIZE", help="largest request body (16M)")
+    group.add_argument(
+        "--shutdown-grace", type=float, metavar="S", help="seconds that running work may take after SIGTERM (10)"
+    )
+    group.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(info)")
+
+
+def _add_model_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--model", help="a Hugging Face folder or hub id (the bundled model)")
+    group.add_argument("--served-model-name", nargs="+", metavar="NAME", help="names the API answers to")
+    group.add_argument(
+        "--load-format", choices=("safetensors", "dummy"), help="dummy: random weights from config.json"
+    )
+    group.add_argument(
+        "--dtype", choices=("auto", "bfloat16", "float16", "float32"), help="of weights and KV cache (auto)"
+    )
+    group.add_argument("--max-model-len", type=int, metavar="N", help="longest prompt + output, in tokens")
+    group.add_argument("--seed", type=int, help="of dummy weights and of unseeded requests (0)")
+
+
+def _add_engine_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--engine", choices=("torch", "sim"), help="sim: simulated, without a model (torch)")
+    group.add_argument("--engines", type=int, metavar="N", help="engine processes; on a CPU a share of cores each (1)")
+    group.add_argument("--max-num-seqs", type=int, metavar="N", help="sequences in one step (64)")
+    group.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="tokens in one step (512)")
+    group.add_argument("--block-size", type=int, metavar="N", help="tokens in a KV block (64)")
+    group.add_argument(
+        "--kv-cache-memory", type=_memory, metavar="SIZE", help="KV cache of each engine, like 512M or 4GiB"
+    )
+    group.add_argument("--num-threads", type=int, metavar="N", help="of each CPU engine (measured at start)")
+    group.add_argument("--disable", type=_names, metavar="FEATURE,...", help=f"of {', '.join(FEATURES)}")
+    group.add_argument("--sim-step-ms", type=float, metavar="MS", help="base step time of --engine sim (1.0)")

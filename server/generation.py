@@ -1,0 +1,91 @@
+"""From an engine's tokens to text: what one generation asks for and what it yields.
+
+Responsible for: turning TokenDeltas into TextDeltas (incremental text, stop strings, held-back tokens) and for
+the meaning of a finish. Pure; the driver is `server.scheduler.dispatcher`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.types import SamplingParams, TokenDelta, TokenLogprobs
+from server.detokenizer import TextStream
+from server.errors import ApiError, BadRequest, EngineFailed
+from server.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationParams:
+    """`sampling` is what the engine needs; the rest concerns text and stays in the server."""
+
+    sampling: SamplingParams
+    stop: tuple[str, ...] = ()
+    include_stop: bool = False
+    skip_special_tokens: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """New text and the tokens behind it. Empty only when it is the last (`finish_reason` set).
+
+    `logprobs` aligns with `token_ids` when asked for. `stop_reason`: the stop string or the `stop_token_ids` member
+    that ended it; None for the model's own end. `cached_tokens`: prompt tokens that were not computed.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    finish_reason: Literal["stop", "length"] | None = None
+    stop_reason: str | int | None = None
+    cached_tokens: int = 0
+
+
+class TextAssembler:
+    """One generation's text. Owns what is held back: half a character, or the start of a stop string."""
+
+    __slots__ = ("_ids", "_logprobs", "_stop_ids", "_stream")
+
+    def __init__(self, tokenizer: Tokenizer, params: GenerationParams) -> None:
+        self._stream = TextStream(
+            tokenizer,
+            params.stop,
+            params.include_stop,
+            params.skip_special_tokens,
+            min_tokens=params.sampling.min_tokens,
+        )
+        self._stop_ids = frozenset(params.sampling.stop_token_ids)
+        self._ids: tuple[int, ...] = ()
+        self._logprobs: tuple[TokenLogprobs, ...] = ()
+
+    def feed(self, delta: TokenDelta) -> TextDelta | None:
+        """None: nothing to show yet. Raises ApiError when the engine reports one for this request."""
+        if delta.finish_reason == "error":
+            raise engine_error(delta.error)
+        text = self._stream.push(delta.token_ids) if delta.token_ids else ""
+        stopped = self._stream.stopped
+        finish = delta.finish_reason
+        if finish is not None and stopped is None:
+            text += self._stream.flush()
+            stopped = self._stream.stopped
+        if not text and finish is None and stopped is None:
+            self._ids += delta.token_ids
+            self._logprobs += delta.logprobs
+            return None
+        ids, logprobs = self._ids + delta.token_ids, self._logprobs + delta.logprobs
+        self._ids, self._logprobs = (), ()
+        if stopped is not None:
+            return TextDelta(text, ids, logprobs, "stop", stopped, delta.cached_tokens)
+        reason: Literal["stop", "length"] | None = None
+        if finish is not None:
+            reason = "length" if finish == "length" else "stop"
+        stop_id = delta.stop_token_id if delta.stop_token_id in self._stop_ids else None
+        return TextDelta(text, ids, logprobs, reason, stop_id, delta.cached_tokens)
+
+
+def engine_error(message: str | None) -> ApiError:
+    """A request the engine refuses for its size is the client's error; anything else is ours."""
+    text = message or "the engine failed this request"
+    if text.startswith("too long: "):
+        return BadRequest(text.removeprefix("too long: "), code="context_length_exceeded")
+    return EngineFailed(text)

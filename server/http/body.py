@@ -1,0 +1,71 @@
+"""Reads a request body as JSON of a type.
+
+Responsible for: turning whatever a client sent into a Struct, or into an error that names the field. The
+content type is not looked at (curl's default is a form), null is what the types make of it (absent), and a
+member that a type does not know is ignored, with a debug line, because clients add their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from server.errors import BadRequest, TooLarge
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_PATH = re.compile(r" - at (?:`key` in )?`(?P<path>\$[^`]*)`$")
+_MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
+
+
+async def read(request: web.Request, type_: type[T]) -> T:
+    """The body of `request` as `type_`. Raises BadRequest (with `param`) or TooLarge."""
+    try:
+        data = await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        limit = request.app._client_max_size
+        raise TooLarge(f"The request body is larger than {limit} bytes.") from error
+    return decode(data, type_)
+
+
+async def read_optional(request: web.Request, type_: type[T], absent: T) -> T:
+    """As `read`, and `absent` where the client sent no body at all."""
+    return await read(request, type_) if request.body_exists else absent
+
+
+def decode(data: bytes, type_: type[T]) -> T:
+    try:
+        value = msgspec.json.decode(data, type=type_)
+    except msgspec.ValidationError as error:
+        raise _named(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"The request body is not valid JSON: {error}", code="invalid_json") from error
+    if log.isEnabledFor(logging.DEBUG):
+        _log_unknown(data, type_)
+    return value
+
+
+def _named(message: str) -> BadRequest:
+    """msgspec says where: "Expected `int`, got `str` - at `$.messages[0].content`"."""
+    found = _PATH.search(message)
+    path = found["path"][1:].lstrip(".").removesuffix("[...]") if found else ""
+    text = message[: found.start()] if found else message
+    if missing := _MISSING.search(text):
+        path = f"{path}.{missing['field']}" if path else missing["field"]
+    where = f" (at {path})" if path else ""
+    return BadRequest(f"{text}{where}.", param=path or None, code="invalid_type")
+
+
+def _log_unknown(data: bytes, type_: type[object]) -> None:
+    """Only while debugging: the body is decoded a second time. A union is logged as if it knew everything."""
+    if not (isinstance(type_, type) and issubclass(type_, msgspec.Struct)):
+        return
+    members = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    unknown = sorted(members.keys() - set(type_.__struct_encode_fields__))
+    if unknown:
+        log.debug("ignored unknown fields of %s: %s", type_.__name__, ", ".join(unknown))

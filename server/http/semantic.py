@@ -1,0 +1,287 @@
+"""The semantic-variable API: programs, sessions, calls, variables, and the paper's two operations.
+
+Responsible for: decode -> service -> encode, the HTTP status of every outcome, and what a client's leaving
+means: it cancels a program without `Idempotency-Key`, and never a variable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from parrot import wire
+from server import criteria
+from server.errors import BadRequest
+from server.http.body import read, read_optional
+from server.http.keys import SERVICE, TENANT
+from server.http.sse import Stream
+
+if TYPE_CHECKING:
+    from server.program import Program
+from server.sessions import Sessions
+
+DEFAULT_WAIT_S = 30.0
+MAX_WAIT_S = 300.0
+MAX_IDEMPOTENCY_KEY = 256
+_GRAPHS = {"json": "application/json", "dot": "text/vnd.graphviz", "mermaid": "text/plain"}
+_STATUS = {None: HTTPStatus.OK, "done": HTTPStatus.OK, "running": HTTPStatus.ACCEPTED}
+
+
+def routes() -> list[web.RouteDef]:
+    session = "/v1/sessions/{session}"
+    return [
+        web.post("/v1/programs", create_program),
+        web.get("/v1/programs/{program}", look_at_program),
+        web.delete("/v1/programs/{program}", cancel_program),
+        web.post("/v1/sessions", create_session),
+        web.get("/v1/sessions", list_sessions),
+        web.get(session, get_session),
+        web.delete(session, delete_session),
+        web.post(session + "/calls", submit),
+        web.get(session + "/calls/{call}", get_call),
+        web.delete(session + "/calls/{call}", cancel_call),
+        web.get(session + "/variables", list_variables),
+        web.put(session + "/variables/{ref}", set_variable),
+        web.get(session + "/variables/{ref}", get_variable),
+        web.post(session + "/get", get_many),
+        web.get(session + "/graph", get_graph),
+        web.get(session + "/trace", get_trace),
+        web.post("/v1/submit", paper_submit),
+        web.post("/v1/get", paper_get),
+    ]
+
+
+async def create_program(request: web.Request) -> web.StreamResponse:
+    body = await read(request, wire.ProgramRequest)
+    wait = None if body.wait is None else _seconds(body.wait)
+    key = _idempotency_key(request)
+    sessions = request.app[SERVICE].sessions
+    program = sessions.start_program(request[TENANT], body, key)
+    left = nullcontext() if key else _cancelled_with_its_client(sessions, program)
+    if body.stream:
+        return await _stream(request, sessions.program_events(program), left)
+    with left:
+        return _values(await sessions.program_answer(program, wait))
+
+
+async def look_at_program(request: web.Request) -> web.StreamResponse:
+    sessions, program = _program(request)
+    if _flag(request, "stream"):
+        return await _stream(request, sessions.program_events(program))
+    return _values(await sessions.program_answer(program, _wait(request, 0.0)))
+
+
+async def cancel_program(request: web.Request) -> web.StreamResponse:
+    """200 with what there is; a program that had ended stays as it was."""
+    sessions, program = _program(request)
+    sessions.cancel_program(program)
+    return _values(await sessions.program_answer(program, 0.0), HTTPStatus.OK)
+
+
+async def create_session(request: web.Request) -> web.StreamResponse:
+    body = await read_optional(request, wire.SessionRequest, wire.SessionRequest())
+    return _json(request.app[SERVICE].sessions.create_session(request[TENANT], body), HTTPStatus.CREATED)
+
+
+async def list_sessions(request: web.Request) -> web.StreamResponse:
+    return _list(request.app[SERVICE].sessions.list_sessions(request[TENANT]))
+
+
+async def get_session(request: web.Request) -> web.StreamResponse:
+    return _json(request.app[SERVICE].sessions.get_session(request[TENANT], request.match_info["session"]))
+
+
+async def delete_session(request: web.Request) -> web.StreamResponse:
+    session = request.match_info["session"]
+    request.app[SERVICE].sessions.delete_session(request[TENANT], session)
+    return _json(wire.Deleted(id=session, deleted=True))
+
+
+class _Submit(wire.Call, frozen=True, kw_only=True):
+    """One call, or several in `calls`."""
+
+    calls: list[wire.Call] | None = None
+
+
+async def submit(request: web.Request) -> web.StreamResponse:
+    body = await read(request, _Submit)
+    if body.calls is None:
+        calls = [wire.Call(**{name: getattr(body, name) for name in wire.Call.__struct_fields__})]
+    elif body.prompt is not None or body.messages is not None:
+        raise BadRequest("A submit is one call or `calls`, not both.", param="calls")
+    else:
+        calls = body.calls
+    sessions = request.app[SERVICE].sessions
+    return _json(sessions.submit(request[TENANT], request.match_info["session"], calls), HTTPStatus.CREATED)
+
+
+async def get_call(request: web.Request) -> web.StreamResponse:
+    session, call = request.match_info["session"], request.match_info["call"]
+    return _json(request.app[SERVICE].sessions.get_call(request[TENANT], session, call))
+
+
+async def cancel_call(request: web.Request) -> web.StreamResponse:
+    session, call = request.match_info["session"], request.match_info["call"]
+    return _json(request.app[SERVICE].sessions.cancel_call(request[TENANT], session, call))
+
+
+async def list_variables(request: web.Request) -> web.StreamResponse:
+    return _list(request.app[SERVICE].sessions.list_variables(request[TENANT], request.match_info["session"]))
+
+
+async def set_variable(request: web.Request) -> web.StreamResponse:
+    body = await read(request, wire.SetRequest)
+    session, ref = request.match_info["session"], request.match_info["ref"]
+    info, created = request.app[SERVICE].sessions.set_variable(request[TENANT], session, ref, body.value)
+    return _json(info, HTTPStatus.CREATED if created else HTTPStatus.OK)
+
+
+async def get_variable(request: web.Request) -> web.StreamResponse:
+    wanted = request.query.get("criteria") or None
+    criteria.parse(wanted)
+    sessions = request.app[SERVICE].sessions
+    session, ref = request.match_info["session"], request.match_info["ref"]
+    if _flag(request, "stream"):
+        return await _stream(request, sessions.stream_variable(request[TENANT], session, ref, wanted))
+    wait = _wait(request, DEFAULT_WAIT_S)
+    return _variable(await sessions.get_variable(request[TENANT], session, ref, wanted, wait))
+
+
+async def get_many(request: web.Request) -> web.StreamResponse:
+    body = await read(request, wire.GetRequest)
+    if body.wait is not None:
+        _seconds(body.wait)
+    sessions = request.app[SERVICE].sessions
+    return _values(await sessions.get_many(request[TENANT], request.match_info["session"], body))
+
+
+async def get_graph(request: web.Request) -> web.StreamResponse:
+    sessions, session = request.app[SERVICE].sessions, request.match_info["session"]
+    match request.query.get("format") or "json":
+        case ("json" | "dot" | "mermaid") as form:
+            text = sessions.graph(request[TENANT], session, form)
+            return web.Response(text=text, content_type=_GRAPHS[form], charset="utf-8")
+        case other:
+            raise BadRequest(f"{other[:50]!r} is not one of {', '.join(_GRAPHS)}.", param="format")
+
+
+async def get_trace(request: web.Request) -> web.StreamResponse:
+    trace = request.app[SERVICE].sessions.trace(request[TENANT], request.match_info["session"])
+    return web.Response(body=trace, content_type="application/json")
+
+
+async def paper_submit(request: web.Request) -> web.StreamResponse:
+    body = await read(request, wire.PaperSubmit)
+    call = wire.Call(prompt=body.prompt, placeholders=body.placeholders)
+    answer = request.app[SERVICE].sessions.submit(request[TENANT], body.session_id, [call])
+    handle = answer.calls[0]
+    bindings = [
+        wire.PaperBinding(name=name, in_out=output, semantic_var_id=variable)
+        for output, variables in ((False, handle.inputs), (True, handle.outputs))
+        for name, variable in variables.items()
+    ]
+    return _json(wire.PaperSubmitAnswer(calls=answer.calls, placeholders=bindings), HTTPStatus.CREATED)
+
+
+async def paper_get(request: web.Request) -> web.StreamResponse:
+    body = await read(request, wire.PaperGet)
+    criteria.parse(body.criteria)
+    wait = DEFAULT_WAIT_S if body.wait is None else _seconds(body.wait)
+    sessions, tenant = request.app[SERVICE].sessions, request[TENANT]
+    info = await sessions.get_variable(tenant, body.session_id, body.semantic_var_id, body.criteria, wait)
+    return _variable(info)
+
+
+def _program(request: web.Request) -> tuple[Sessions, Program]:
+    sessions = request.app[SERVICE].sessions
+    return sessions, sessions.get_program(request[TENANT], request.match_info["program"])
+
+
+@contextmanager
+def _cancelled_with_its_client(sessions: Sessions, program: Program) -> Iterator[None]:
+    """Not for a program with a key: that runs on, and a retry finds it."""
+    try:
+        yield
+    except (asyncio.CancelledError, ConnectionResetError):
+        sessions.cancel_program(program)
+        raise
+
+
+async def _stream(
+    request: web.Request,
+    events: AsyncIterator[wire.ProgramEvent],
+    left: AbstractContextManager[None] = nullcontext(),  # noqa: B008 - it has no state
+) -> web.StreamResponse:
+    """`left` sees the ConnectionResetError of a client that has left; it ends here."""
+    async with Stream(request) as stream:
+        with left:
+            async for event in events:
+                await stream.write_event(msgspec.json.encode(event), str(event.__struct_config__.tag))
+    return stream.response
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
+        raise BadRequest(f"1 to {MAX_IDEMPOTENCY_KEY} characters.", param="Idempotency-Key")
+    return key
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    text = request.query.get(name, "").lower()
+    if text not in ("", "0", "1", "false", "true"):
+        raise BadRequest(f"{text[:50]!r} is neither true nor false.", param=name)
+    return text in ("1", "true")
+
+
+def _wait(request: web.Request, default: float) -> float:
+    text = request.query.get("wait")
+    if not text:
+        return default
+    try:
+        return _seconds(float(text))
+    except ValueError:
+        raise BadRequest(f"{text[:50]!r} is not a number of seconds.", param="wait") from None
+
+
+def _seconds(wait: float) -> float:
+    if not 0 <= wait <= MAX_WAIT_S:
+        raise BadRequest(f"A wait is 0 to {MAX_WAIT_S:.0f} seconds.", param="wait")
+    return wait
+
+
+def _values(answer: wire.ValuesAnswer, status: int | None = None) -> web.Response:
+    """What is not ready is in `pending` (202), what never will be in `errors` and `error` (424)."""
+    body = msgspec.to_builtins(answer)
+    if answer.error is not None:
+        body["error"] = _full(answer.error)
+    return _json(body, status or _STATUS.get(answer.status, HTTPStatus.FAILED_DEPENDENCY))
+
+
+def _variable(info: wire.VariableInfo) -> web.Response:
+    if info.state == "ready":
+        return _json(info)
+    if info.error is None:
+        return _json(info, HTTPStatus.ACCEPTED)
+    body = msgspec.to_builtins(info)
+    body["error"] |= _full(wire.ErrorInfo(message=info.error.message, code=info.error.code))
+    return _json(body, HTTPStatus.FAILED_DEPENDENCY)
+
+
+def _full(error: wire.ErrorInfo) -> dict[str, str | None]:
+    """OpenAI's clients index all four members without asking."""
+    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+
+
+def _list(data: list[wire.SessionInfo] | list[wire.VariableInfo]) -> web.Response:
+    return _json({"object": "list", "data": data})
+
+
+def _json(body: Any, status: int = HTTPStatus.OK) -> web.Response:
+    return web.Response(body=msgspec.json.encode(body), status=status, content_type="application/json")

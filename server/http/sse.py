@@ -1,0 +1,89 @@
+"""Writes server-sent events.
+
+Responsible for: the response headers, the framing, and every way in which a stream can end. As a context
+manager a `Stream` ends itself: `data: [DONE]` after a normal exit, an error event and `[DONE]` when the body
+raised, and silence when the client has left. Until the first write nothing is sent, so an error before it is
+an ordinary HTTP error. What an event's data means is the caller's business.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+
+from aiohttp import web
+
+from compat.openai.errors import error_body
+from server.errors import ApiError
+
+log = logging.getLogger(__name__)
+
+_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx would collect events
+}
+_DONE = b"data: [DONE]\n\n"
+
+
+def frame(data: bytes, event: str | None = None) -> bytes:
+    """One event. `data` is a single line (JSON is)."""
+    if event is None:
+        return b"data: %b\n\n" % data
+    return b"event: %b\ndata: %b\n\n" % (event.encode(), data)
+
+
+class Stream:
+    """One streamed answer; the handler returns `response` after the `async with`.
+
+    A write that finds the client gone raises ConnectionResetError, which leaves the `async with` body (and
+    with it the generation) and is swallowed at its edge.
+    """
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self._done = False
+        self.response = web.StreamResponse(headers=_HEADERS)
+
+    async def write(self, frames: bytes) -> None:
+        """Whole frames, one or many, in one write. Waits while the client reads slower than we produce."""
+        if not frames:
+            return
+        if not self.response.prepared:
+            await self.response.prepare(self._request)
+        await self.response.write(frames)
+
+    async def write_event(self, data: bytes, event: str | None = None) -> None:
+        await self.write(frame(data, event))
+
+    async def done(self) -> None:
+        if not self._done:
+            self._done = True
+            await self.write(_DONE)
+            await self.response.write_eof()
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, ConnectionResetError):
+            return True
+        if error is not None and (not isinstance(error, Exception) or not self.response.prepared):
+            return False
+        try:
+            if isinstance(error, ApiError):
+                await self._write_error(
+                    error.info.message, error.info.type, error.info.param, error.info.code
+                )
+            elif error is not None:
+                log.error("a stream failed", exc_info=error)
+                await self._write_error("Internal server error.", "server_error", None, "internal_error")
+            await self.done()
+        except ConnectionResetError:
+            pass
+        return True
+
+    async def _write_error(self, message: str, type: str, param: str | None, code: str | None) -> None:
+        await self.write_event(error_body(message, type, param, code))

@@ -1,0 +1,194 @@
+"""Programs: what one request started, how it is looked at, and how a retry finds it again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from parrot import wire
+from server.errors import Gone, NotFound, Unprocessable
+from server.session.events import Asked, CallsSubmitted
+from server.session.session import Session
+from server.session_runner import SessionRunner
+
+KEPT_PROGRAMS = 10_000
+KEPT_KEYS = 1_000
+KEY_TTL_S = 86_400.0
+
+ENDED = frozenset({"ready", "failed", "cancelled"})
+"""States in which a variable stays."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """Calls that were submitted together, and the variables that were asked for. Its session holds the state."""
+
+    id: str
+    tenant_id: str
+    runner: SessionRunner
+    submitted: CallsSubmitted
+    created: float
+
+    @property
+    def session_id(self) -> str:
+        return self.runner.session.id
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """Name to variable id, in the order in which they were asked for."""
+        return {asked.name: asked.variable for asked in self.submitted.asked}
+
+    @property
+    def call_ids(self) -> list[str]:
+        return [call.id for call in self.submitted.calls]
+
+    async def events(self) -> AsyncIterator[wire.ProgramEvent]:
+        """Everything from the beginning, however late the reader comes."""
+        session, asked, calls = self.runner.session, self.asked, self.call_ids
+        yield wire.ProgramCreated(id=self.id, session_id=session.id, variables=self._variables())
+        async for event in watch(self.runner, asked, calls):
+            yield event
+        answer = values(session, asked)
+        yield wire.ProgramDone(values=answer.values, errors=answer.errors or {}, usage=session.usage(calls))
+
+    def _variables(self) -> dict[str, str]:
+        handles = self.runner.session.submit_answer(self.submitted).calls
+        ids = {id for handle in handles for id in (*handle.inputs.values(), *handle.outputs.values())}
+        session = self.runner.session
+        return {session.variable(id).name: id for id in sorted(ids | set(self.asked.values()))}
+
+
+async def watch(
+    runner: SessionRunner, variables: Mapping[str, str], calls: Collection[str] = ()
+) -> AsyncIterator[wire.ProgramEvent]:
+    """Deltas and ends of `variables` (name to id), starts and ends of `calls`; ends when all variables have."""
+    session = runner.session
+    reader = _Reader(session, {id: name for name, id in variables.items()}, set(calls))
+    with runner.subscriptions.watch([*variables.values(), *calls]) as subscription:
+        for event in reader.read([*calls, *variables.values()]):
+            yield event
+        while reader.pending:
+            for event in reader.read(await subscription.wait()):
+                yield event
+            if session.closed:
+                raise Gone(f"The session {session.id} has been deleted.")
+
+
+class _Reader:
+    """What a stream has told so far, and what there is to tell of an id that has changed."""
+
+    def __init__(self, session: Session, names: Mapping[str, str], calls: set[str]) -> None:
+        self._session = session
+        self._names = names
+        self._calls = calls
+        self._started: set[str] = set()
+        self._told: dict[str, int] = dict.fromkeys(names, 0)
+        self.pending = set(names)
+
+    def read(self, ids: Iterable[str]) -> list[wire.ProgramEvent]:
+        """Calls come before variables, so that a call's start is told before its output's first text."""
+        changed = sorted(ids, key=lambda id: id in self._names)
+        starts = [event for id in changed if id in self._calls for event in self._call_started(id)]
+        outputs = [event for id in changed if id in self.pending for event in self._variable(id)]
+        ends = [event for id in changed if id in self._calls for event in self._call_ended(id)]
+        return [*starts, *outputs, *ends]
+
+    def _call_started(self, id: str) -> Iterable[wire.ProgramEvent]:
+        if id not in self._started and self._session.call_info(id).timing.started is not None:
+            self._started.add(id)
+            yield wire.CallStarted(id=id)
+
+    def _call_ended(self, id: str) -> Iterable[wire.ProgramEvent]:
+        state = self._session.call_info(id).state
+        if state in ("done", "failed", "cancelled"):
+            self._calls.discard(id)
+            yield wire.CallFinished(id=id, state=state)
+
+    def _variable(self, id: str) -> Iterable[wire.ProgramEvent]:
+        variable, name = self._session.variable(id), self._names[id]
+        if variable.is_streamed and (text := variable.since(self._told[id])):
+            self._told[id] += len(text)
+            yield wire.VariableDelta(name=name, delta=text)
+        if variable.state not in ENDED:
+            return
+        self.pending.discard(id)
+        if variable.state == "ready":
+            yield wire.VariableReady(name=name, value=variable.value or "")
+        else:
+            error = self._session.error_of(id)
+            assert error is not None, "a variable that has failed says why"
+            yield wire.VariableFailed(name=name, error=error)
+
+
+def values(session: Session, asked: Mapping[str, str]) -> wire.ValuesAnswer:
+    """What there is of `asked` (name to variable id or name) right now."""
+    variables = {name: session.variable(ref) for name, ref in asked.items()}
+    ready = {name: v.value or "" for name, v in variables.items() if v.state == "ready"}
+    errors = {name: error for name, v in variables.items() if (error := session.error_of(v.id)) is not None}
+    pending = [name for name, v in variables.items() if v.state not in ENDED]
+    status, error = _outcome(errors, pending)
+    return wire.ValuesAnswer(
+        session_id=session.id, values=ready, errors=errors or None, pending=pending or None, status=status, error=error
+    )
+
+
+def _outcome(
+    errors: Mapping[str, wire.VariableError], pending: Collection[str]
+) -> tuple[wire.ProgramStatus, wire.ErrorInfo | None]:
+    if pending:
+        return "running", None
+    if not errors:
+        return "done", None
+    name, first = next(iter(errors.items()))
+    cancelled = all(error.code == "cancelled" for error in errors.values())
+    info = wire.ErrorInfo(message=f"{name}: {first.message}", param=name, code=first.code)
+    return "cancelled" if cancelled else "failed", info
+
+
+@dataclass(frozen=True, slots=True)
+class _Keyed:
+    program: Program
+    body_digest: bytes
+    expires_at: float
+
+
+class Programs:
+    """Owns the programs by id and by idempotency key; the oldest are forgotten first."""
+
+    def __init__(self) -> None:
+        self._by_id: OrderedDict[str, Program] = OrderedDict()
+        self._by_key: OrderedDict[tuple[str, str], _Keyed] = OrderedDict()
+
+    def add(self, program: Program, key: str | None, body: bytes) -> None:
+        self._by_id[program.id] = program
+        if len(self._by_id) > KEPT_PROGRAMS:
+            self._by_id.popitem(last=False)
+        if key is not None:
+            expires = program.created + KEY_TTL_S
+            self._by_key[program.tenant_id, key] = _Keyed(program, _digest(body), expires)
+            if len(self._by_key) > KEPT_KEYS:
+                self._by_key.popitem(last=False)
+
+    def get(self, tenant_id: str, program_id: str) -> Program:
+        """Raises NotFound, also for another tenant's."""
+        program = self._by_id.get(program_id)
+        if program is None or program.tenant_id != tenant_id:
+            raise NotFound(f"There is no program {program_id!r}.", param="id")
+        return program
+
+    def by_key(self, tenant_id: str, key: str, body: bytes, now: float) -> Program | None:
+        """The program that this key has started. Raises Unprocessable when it was started by another body."""
+        keyed = self._by_key.get((tenant_id, key))
+        if keyed is None or keyed.expires_at <= now:
+            return None
+        if keyed.body_digest != _digest(body):
+            raise Unprocessable(
+                "This Idempotency-Key was used with another body.", param="Idempotency-Key", code="key_reused"
+            )
+        return keyed.program
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=16).digest()

@@ -1,0 +1,217 @@
+"""What handlers may ask for: one object behind every endpoint.
+
+Responsible for: the model and its tokenizer, the engines behind the dispatcher, who may start work (nobody while
+loading or draining), and the one path that every generation takes. Semantic variables are `server.sessions`'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from engine.config import EngineConfig, SimConfig
+from engine.types import Objective, Salt
+from server.config import ServerConfig
+from server.errors import Unavailable
+from server.generation import GenerationParams
+from server.metrics import Metrics
+from server.model_card import ModelCard, ModelError, resolve_model
+from server.sampling import SamplingModel
+from server.scheduler.app_scheduler import AppScheduler
+from server.scheduler.dispatcher import Dispatcher, Generation, Work
+from server.scheduler.events import TaskSpec
+from server.sessions import Sessions
+from server.tenant import Tenant
+from server.tokenizer import Tokenizer, TokenizerError
+
+log = logging.getLogger(__name__)
+
+LONG_TEXT = 2_000
+"""Characters from which a text is tokenised on a thread; the library releases the GIL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """`status`: ready, loading, draining or failed; `engines`: a line each."""
+
+    status: str
+    engines: tuple[str, ...]
+
+
+class Service:
+    """Owns the dispatcher, the sessions, the tokenizer and the metrics."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.metrics = Metrics(config.served_model_name[0] if config.served_model_name else config.model)
+        self.dispatcher = Dispatcher(AppScheduler(), self.metrics)
+        self.sessions = Sessions(self)
+        self._model: ModelCard | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._draining = False
+        self._random = random.Random(config.seed)
+
+    @property
+    def model(self) -> ModelCard:
+        """Raises Unavailable while it is being looked up."""
+        if self._model is None:
+            raise self._not_ready()
+        return self._model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises Unavailable while the engines load."""
+        if self._tokenizer is None:
+            raise self._not_ready()
+        return self._tokenizer
+
+    @property
+    def sampling_model(self) -> SamplingModel:
+        """What sampling fields are checked against. Raises Unavailable while the engines load."""
+        tokenizer = self.tokenizer
+        return SamplingModel(tokenizer.vocab_size, tokenizer.eos_token_ids, tokenizer.generation_defaults)
+
+    def draw_seed(self) -> int:
+        """For a request that brings none."""
+        return self._random.getrandbits(63)
+
+    @property
+    def max_model_len(self) -> int:
+        return self.model.max_model_len
+
+    @property
+    def failed(self) -> asyncio.Event:
+        """Set when no engine is left that could ever answer."""
+        return self.dispatcher.pool.failed
+
+    def start(self) -> None:
+        """Load in the background: the listener is up already, and `/health/ready` tells how far this is."""
+        self._loading = asyncio.create_task(self._load(), name="load")
+
+    async def close(self) -> None:
+        """End whatever runs, and the engines."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
+        await self.sessions.close()
+        await self.dispatcher.pool.close()
+
+    async def drain(self) -> None:
+        """Refuse new work from now on; returns when what runs has ended."""
+        self._draining = True
+        await self.sessions.idle()
+        await self.dispatcher.idle()
+
+    def readiness(self) -> Readiness:
+        engines = tuple(map(str, self.dispatcher.pool.states))
+        if self.failed.is_set():
+            return Readiness("failed", engines)
+        if self._draining:
+            return Readiness("draining", engines)
+        loaded = self._tokenizer is not None and self.dispatcher.pool.all_ready
+        return Readiness("ready" if loaded else "loading", engines)
+
+    def admit(self) -> None:
+        """Raises Unavailable when new work is not taken."""
+        if self._draining:
+            raise Unavailable("The server is shutting down.", code="draining")
+        if self._tokenizer is None or self.failed.is_set():
+            raise self._not_ready()
+
+    def resolve_model(self, name: str | None) -> ModelCard:
+        """The model behind a name of a request; absent means ours. Raises ModelNotFound, Unavailable."""
+        self.model.check(name)
+        return self.model
+
+    async def tokenize(self, text: str, add_special_tokens: bool) -> list[int]:
+        if len(text) < LONG_TEXT:
+            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        params: GenerationParams,
+        *,
+        tenant: Tenant,
+        objective: Objective,
+        request_id: str,
+        index: int = 0,
+    ) -> AbstractAsyncContextManager[Generation]:
+        """One generation as an application of its own; leaving the context aborts it. Raises Unavailable."""
+        self.admit()
+        spec = TaskSpec(
+            task_id=self.dispatcher.new_task_id(),
+            app=f"{tenant.id}/{request_id}",
+            tenant=tenant.id,
+            order=index,
+            num_tokens=len(prompt_ids),
+            max_tokens=params.sampling.max_tokens,
+            objective=objective,
+        )
+        work = Work(spec, prompt_ids, params, (Salt(0, tenant.salt),))
+        return self.dispatcher.generate(work, self.tokenizer)
+
+    def _not_ready(self) -> Unavailable:
+        if self.failed.is_set():
+            return Unavailable("No engine is left to answer.", code="no_engine")
+        return Unavailable("The model is still loading; see /health/ready.", code="loading", retry_after=1)
+
+    async def _load(self) -> None:
+        try:
+            model = self._model = await asyncio.to_thread(resolve_model, self.config)
+            self.metrics.model = model.served_names[0]
+            self.dispatcher.pool.start(self._engine_configs(model))
+            ready = await self.dispatcher.pool.wait_ready()
+            if not ready:
+                return
+            converted = next((engine.tokenizer for engine in ready if engine.tokenizer is not None), None)
+            tokenizer = await asyncio.to_thread(Tokenizer.from_folder, model.folder, converted)
+            limit = min(engine.max_model_len for engine in ready)
+            self._model = replace(model, max_model_len=limit)
+            self._tokenizer = tokenizer
+            log.info("ready: %s, up to %d tokens", ", ".join(model.served_names), limit)
+        except (ModelError, TokenizerError) as error:
+            log.error("cannot serve: %s", error)
+            self.failed.set()
+
+    def _engine_configs(self, model: ModelCard) -> list[EngineConfig]:
+        config = self.config
+        sim = SimConfig(base_ms=config.sim_step_ms)
+        if config.engine == "sim":
+            sim = msgspec.structs.replace(sim, vocab_size=Tokenizer.from_folder(model.folder).vocab_size)
+        return [
+            EngineConfig(
+                kind=config.engine,
+                model=str(model.folder),
+                load_format=config.load_format,
+                dtype=config.dtype,
+                max_model_len=config.max_model_len,
+                max_num_seqs=config.max_num_seqs,
+                max_num_batched_tokens=config.max_num_batched_tokens,
+                block_size=config.block_size,
+                kv_cache_memory=config.kv_cache_memory,
+                num_threads=config.num_threads,
+                cpu_cores=cores,
+                seed=config.seed,
+                disabled=frozenset(config.disable),
+                sim=sim,
+            )
+            for cores in _shares_of_cores(config.engines)
+        ]
+
+
+def _shares_of_cores(engines: int) -> list[tuple[int, ...] | None]:
+    """Disjoint shares of this process's cores, so that engines do not run on each other's; one takes all."""
+    cores = sorted(os.sched_getaffinity(0))
+    if engines == 1 or len(cores) < engines:
+        return [None] * engines
+    return [tuple(cores[index::engines]) for index in range(engines)]

@@ -1,0 +1,181 @@
+"""Runs one session: what `Session.apply` says is ready goes to the engines, what comes back goes to `apply`.
+
+Responsible for: one asyncio task per running task of the session, and waking who waits for its variables. A submit
+mutates the session synchronously, first to last; only tokenising and generating are awaited. Every task that is
+started here ends as TaskFinished, as TaskFailed, or because the session said that it is aborted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from engine.types import Salt
+from server.errors import ApiError, BadRequest
+from server.generation import TextDelta
+from server.graph import prefix
+from server.scheduler.dispatcher import Dispatcher, Work
+from server.scheduler.events import TaskSpec
+from server.session.events import SessionEvent, TaskFailed, TaskFinished, TaskOutput, TaskStarted
+from server.session.session import Effects, Session
+from server.subscription import Subscriptions
+from server.tenant import Tenant
+from server.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from server.graph.call import Task
+
+log = logging.getLogger(__name__)
+
+LONG_CONTEXT = 2_000
+"""Characters from which a context is tokenised on a thread; the library releases the GIL."""
+
+PUBLIC_SALT = b"public"
+
+
+class Host(Protocol):
+    """What a runner needs of the server around it."""
+
+    @property
+    def dispatcher(self) -> Dispatcher: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def max_model_len(self) -> int: ...
+
+
+@dataclass(slots=True)
+class _Running:
+    job: asyncio.Task[None]
+    number: int  # the dispatcher's
+
+
+@dataclass(slots=True)
+class _Output:
+    """What a generation has given so far."""
+
+    text: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    cached_tokens: int = 0
+    truncated: bool = False
+
+    def add(self, delta: TextDelta) -> None:
+        self.text.append(delta.text)
+        self.token_ids += delta.token_ids
+        self.cached_tokens = delta.cached_tokens
+        self.truncated = isinstance(delta.stop_reason, str)
+
+
+class SessionRunner:
+    """Owns the running tasks and the subscriptions of one session."""
+
+    def __init__(self, session: Session, tenant: Tenant, host: Host) -> None:
+        self.session = session
+        self.tenant = tenant
+        self.subscriptions = Subscriptions()
+        self._host = host
+        self._running: dict[str, _Running] = {}
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._running)
+
+    def apply(self, event: SessionEvent) -> Effects:
+        """The session's door, and all that follows from it. Synchronous."""
+        effects = self.session.apply(event, time.time())
+        for task_id in effects.aborted:
+            if (running := self._running.get(task_id)) is not None:
+                running.job.cancel()
+        for task in effects.ready:
+            self._start(task)
+        for task in effects.reprioritised:
+            if (running := self._running.get(task.id)) is not None:
+                self._host.dispatcher.reprioritise(running.number, task.objective, task.group)
+        self.subscriptions.ring(effects.variables)
+        self.subscriptions.ring(effects.calls_started)
+        self.subscriptions.ring(effects.calls_finished)
+        return effects
+
+    async def idle(self) -> None:
+        """Returns when nothing runs any more; what ends may have started something else."""
+        while self._running:
+            await asyncio.wait([running.job for running in self._running.values()])
+            await asyncio.sleep(0)  # let their callbacks forget them
+
+    def _start(self, task: Task) -> None:
+        number = self._host.dispatcher.new_task_id()
+        job = asyncio.create_task(self._run(task, number), name=f"task {task.id}")
+        self._running[task.id] = _Running(job, number)
+        job.add_done_callback(lambda _: self._running.pop(task.id, None))
+
+    async def _run(self, task: Task, number: int) -> None:
+        try:
+            context = await self._context(task)
+            work = self._work(task, number, context)
+            event = await self._generate(task, work)
+        except ApiError as error:
+            event = TaskFailed(task.id, error.info.message, error.info.code or "engine_error")
+        except Exception:
+            log.exception("task %s failed", task.id)
+            event = TaskFailed(task.id, "Internal server error.", "internal_error")
+        self.apply(event)
+
+    async def _context(self, task: Task) -> prefix.Context:
+        pieces = self.session.context(task)
+        chat, tokenizer = task.call.spec.chat, self._host.tokenizer
+        if sum(len(piece.text) for piece in pieces) < LONG_CONTEXT:
+            return prefix.canonical(pieces, tokenizer, chat=chat)
+        return await asyncio.to_thread(prefix.canonical, pieces, tokenizer, chat=chat)
+
+    def _work(self, task: Task, number: int, context: prefix.Context) -> Work:
+        """Raises BadRequest when the context has no room for the output."""
+        length, wanted = len(context.token_ids), task.params.sampling.max_tokens
+        limit = self._host.max_model_len
+        if not length:
+            raise BadRequest("The prompt has no tokens.", param="prompt", code="empty_prompt")
+        if length + wanted > limit:
+            raise BadRequest(
+                f"The model's context is {limit} tokens: {length} of the prompt and {wanted} of the output "
+                f"(max_tokens) are too many.",
+                code="context_length_exceeded",
+            )
+        spec = TaskSpec(
+            task_id=number,
+            app=self.session.id,
+            tenant=self.tenant.id,
+            order=task.order,
+            num_tokens=length,
+            max_tokens=wanted,
+            objective=task.objective,
+            group=task.group,
+            prefix_hashes=prefix.prefix_hashes(context, self.tenant.salt),
+            prefix_tokens=context.boundaries,
+        )
+        return Work(spec, context.token_ids, task.params, self._salts(task, context), context.boundaries)
+
+    def _salts(self, task: Task, context: prefix.Context) -> tuple[Salt, ...]:
+        """A public call shares its leading constant with everybody, what follows with its tenant."""
+        if task.call.spec.share == "public" and context.leading:
+            return (Salt(0, PUBLIC_SALT), Salt(context.leading, self.tenant.salt))
+        return (Salt(0, self.tenant.salt),)
+
+    async def _generate(self, task: Task, work: Work) -> TaskFinished:
+        output = _Output()
+        async with self._host.dispatcher.generate(work, self._host.tokenizer) as generation:
+            self.apply(TaskStarted(task.id, generation.engine_id))
+            async for delta in generation:
+                output.add(delta)
+                if delta.text:
+                    self.apply(TaskOutput(task.id, delta.text))
+        return TaskFinished(
+            task.id,
+            text="".join(output.text),
+            token_ids=tuple(output.token_ids),
+            truncated=output.truncated,
+            prompt_tokens=len(work.token_ids),
+            completion_tokens=len(output.token_ids),
+            cached_tokens=output.cached_tokens,
+        )

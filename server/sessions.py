@@ -1,0 +1,248 @@
+"""Semantic variables for handlers: sessions, calls, variables, programs.
+
+Responsible for: finding the session a request speaks of (and only its owner's), turning requests into session
+events and session state into answers, waiting, expiry, and programs with their idempotency keys. What a session
+does with an event is `server.session`'s, running its tasks `server.session_runner`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from parrot import wire
+from server.errors import BadRequest, Gone
+from server.program import ENDED, Program, Programs, values, watch
+from server.session.events import SessionClosed
+from server.session.limits import Limits
+from server.session.plan import Environment
+from server.session.session import Session
+from server.session.store import SessionStore
+from server.session_runner import SessionRunner
+from server.tenant import Tenant
+
+if TYPE_CHECKING:
+    from server.service import Service
+
+DEFAULT_WAIT_S = 30.0
+DEFAULT_TTL_S = 3600.0
+MAX_TTL_S = 7 * 86_400.0
+PROGRAM_TTL_S = 600.0
+"""How long the session of a program stays readable after the program's end."""
+
+
+class Sessions:
+    """Owns the store, the runner of each session, and the programs."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._store = SessionStore(Limits())
+        self._runners: dict[str, SessionRunner] = {}
+        self._programs = Programs()
+
+    async def idle(self) -> None:
+        """Returns when no session runs anything."""
+        while busy := [runner for runner in self._runners.values() if runner.busy]:
+            await asyncio.gather(*(runner.idle() for runner in busy))
+
+    async def close(self) -> None:
+        for session_id in list(self._runners):
+            self._end(session_id)
+        await asyncio.sleep(0)
+
+    # Sessions
+
+    def create_session(self, tenant: Tenant, request: wire.SessionRequest) -> wire.SessionInfo:
+        ttl = DEFAULT_TTL_S if request.ttl is None else request.ttl
+        if not 0 < ttl <= MAX_TTL_S:
+            raise BadRequest(f"ttl is above 0 and at most {MAX_TTL_S:.0f} seconds.", param="ttl")
+        self._service.admit()
+        self._service.resolve_model(request.model)
+        session = Session(
+            _new_id("sess"), tenant.id, time.time(), ttl=ttl, model=request.model, metadata=request.metadata
+        )
+        self._add(session, tenant)
+        return session.info()
+
+    def list_sessions(self, tenant: Tenant) -> list[wire.SessionInfo]:
+        self._expire()
+        return [session.info() for session in self._store.list(tenant.id)]
+
+    def get_session(self, tenant: Tenant, session_id: str) -> wire.SessionInfo:
+        return self._runner(tenant, session_id).session.info()
+
+    def delete_session(self, tenant: Tenant, session_id: str) -> None:
+        self._runner(tenant, session_id)
+        self._store.remove(tenant.id, session_id)
+        self._end(session_id)
+
+    # Calls
+
+    def submit(self, tenant: Tenant, session_id: str, calls: Sequence[wire.Call]) -> wire.SubmitAnswer:
+        self._service.admit()
+        runner = self._runner(tenant, session_id)
+        event = runner.session.plan_submit(calls, self._env())
+        runner.apply(event)
+        return runner.session.submit_answer(event)
+
+    def get_call(self, tenant: Tenant, session_id: str, call_id: str) -> wire.CallInfo:
+        return self._runner(tenant, session_id).session.call_info(call_id)
+
+    def cancel_call(self, tenant: Tenant, session_id: str, call_id: str) -> wire.CallInfo:
+        """A call that has ended stays as it was."""
+        runner = self._runner(tenant, session_id)
+        runner.apply(runner.session.plan_cancel(call_id))
+        return runner.session.call_info(call_id)
+
+    # Variables
+
+    def set_variable(
+        self, tenant: Tenant, session_id: str, ref: str, value: str
+    ) -> tuple[wire.VariableInfo, bool]:
+        """The variable, and whether it was set by this."""
+        runner = self._runner(tenant, session_id)
+        event = runner.session.plan_set(ref, value, self._env())
+        if event is not None:
+            runner.apply(event)
+        return runner.session.variable_info(ref), event is not None
+
+    def list_variables(self, tenant: Tenant, session_id: str) -> list[wire.VariableInfo]:
+        return self._runner(tenant, session_id).session.variable_infos()
+
+    async def get_variable(
+        self, tenant: Tenant, session_id: str, ref: str, criteria: wire.Criteria | None, wait: float
+    ) -> wire.VariableInfo:
+        """The variable as it is when it has ended, or after `wait` seconds."""
+        runner = self._runner(tenant, session_id)
+        runner.apply(runner.session.plan_get(ref, criteria))
+        await self._settled(runner, [ref], wait)
+        return runner.session.variable_info(ref)
+
+    def stream_variable(
+        self, tenant: Tenant, session_id: str, ref: str, criteria: wire.Criteria | None
+    ) -> AsyncIterator[wire.ProgramEvent]:
+        """Its text as it comes, from the beginning, then ready or failed."""
+        runner = self._runner(tenant, session_id)
+        runner.apply(runner.session.plan_get(ref, criteria))
+        variable = runner.session.variable(ref)
+        return watch(runner, {variable.name: variable.id})
+
+    async def get_many(self, tenant: Tenant, session_id: str, request: wire.GetRequest) -> wire.ValuesAnswer:
+        runner = self._runner(tenant, session_id)
+        wanted = request.variables
+        criteria = wanted if isinstance(wanted, dict) else dict.fromkeys(wanted)
+        for event in [runner.session.plan_get(ref, criterion) for ref, criterion in criteria.items()]:
+            runner.apply(event)
+        await self._settled(runner, criteria, DEFAULT_WAIT_S if request.wait is None else request.wait)
+        return values(runner.session, {ref: ref for ref in criteria})
+
+    def graph(self, tenant: Tenant, session_id: str, form: Literal["json", "dot", "mermaid"]) -> str:
+        return self._runner(tenant, session_id).session.graph(form)
+
+    def trace(self, tenant: Tenant, session_id: str) -> bytes:
+        return self._runner(tenant, session_id).session.trace(time.time())
+
+    # Programs
+
+    def start_program(self, tenant: Tenant, request: wire.ProgramRequest, key: str | None) -> Program:
+        """Start a program, or find the one that this key has started. Synchronous: nothing is half done."""
+        body = msgspec.json.encode(msgspec.structs.replace(request, wait=None, stream=None))
+        if key is not None and (known := self._programs.by_key(tenant.id, key, body, time.time())) is not None:
+            return known
+        self._service.admit()
+        self._service.resolve_model(request.model)
+        if request.session_id is not None:
+            runner = self._runner(tenant, request.session_id)
+            event = runner.session.plan_program(request, self._env())
+        else:
+            session = Session(_new_id("sess"), tenant.id, time.time(), ttl=PROGRAM_TTL_S, model=request.model)
+            event = session.plan_program(request, self._env())
+            runner = self._add(session, tenant)
+        program = Program(_new_id("prog"), tenant.id, runner, event, time.time())
+        self._programs.add(program, key, body)
+        runner.apply(event)
+        return program
+
+    def get_program(self, tenant: Tenant, program_id: str) -> Program:
+        return self._programs.get(tenant.id, program_id)
+
+    async def program_answer(self, program: Program, wait: float | None) -> wire.ValuesAnswer:
+        """What there is when all that was asked for has ended, or after `wait` seconds (None: however long)."""
+        await self._settled(program.runner, program.asked.values(), wait)
+        session = program.runner.session
+        return msgspec.structs.replace(
+            values(session, program.asked),
+            id=program.id,
+            usage=session.usage(program.call_ids),
+            timing=session.timing(program.call_ids),
+        )
+
+    def program_events(self, program: Program) -> AsyncIterator[wire.ProgramEvent]:
+        return program.events()
+
+    def cancel_program(self, program: Program) -> None:
+        """Cancel what has not ended of its calls."""
+        for call_id in program.call_ids:
+            program.runner.apply(program.runner.session.plan_cancel(call_id))
+
+    # Inside
+
+    def _env(self) -> Environment:
+        """Raises Unavailable while the engines load."""
+        service = self._service
+        tokenizer = service.tokenizer
+        return Environment(
+            new_id=_new_id,
+            draw_seed=service.draw_seed,
+            render_chat=lambda messages: tokenizer.render_chat(messages, add_generation_prompt=False),
+            sampling=service.sampling_model,
+            check_model=service.model.check,
+            allow_public=service.config.allow_public_prefixes,
+        )
+
+    def _add(self, session: Session, tenant: Tenant) -> SessionRunner:
+        self._expire()
+        self._store.add(session)
+        runner = self._runners[session.id] = SessionRunner(session, tenant, self._service)
+        return runner
+
+    def _runner(self, tenant: Tenant, session_id: str) -> SessionRunner:
+        """Raises NotFound, also for another's, and Gone for one that was deleted or has expired."""
+        self._expire()
+        session = self._store.get(tenant.id, session_id, time.time())
+        session.touch(time.time())
+        return self._runners[session.id]
+
+    def _expire(self) -> None:
+        for session in self._store.expired(time.time()):
+            self._end(session.id)
+
+    def _end(self, session_id: str) -> None:
+        """The session is out of the store: cancel all that runs and tell everybody who waits."""
+        runner = self._runners.pop(session_id)
+        runner.apply(SessionClosed())
+        runner.subscriptions.ring_all()
+
+    async def _settled(self, runner: SessionRunner, refs: Iterable[str], wait: float | None) -> None:
+        """Returns when all of them have ended, or after `wait` seconds. Raises Gone when the session ends."""
+        session = runner.session
+        pending = {variable.id: variable for ref in refs if (variable := session.variable(ref)).state not in ENDED}
+        try:
+            async with asyncio.timeout(wait):
+                with runner.subscriptions.watch(pending) as subscription:
+                    while any(variable.state not in ENDED for variable in pending.values()):
+                        await subscription.wait()
+                        if session.closed:
+                            raise Gone(f"The session {session.id} has been deleted.")
+        except TimeoutError:
+            pass
+
+
+def _new_id(kind: str) -> str:
+    """Unguessable: an id is all that a client of the same key needs to reach what it names."""
+    return f"{kind}_{secrets.token_hex(12)}"

@@ -1,0 +1,74 @@
+"""Flags, TOML file and environment become one ServerConfig, or an error that names the flag."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.config import ConfigError, parse_config
+
+
+@pytest.fixture(autouse=True)
+def _no_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PARROT_API_KEY", raising=False)
+
+
+def test_no_flags_serve_the_bundled_model_on_loopback() -> None:
+    config = parse_config([])
+    assert config.host == "127.0.0.1"
+    assert config.engine == "torch"
+    assert Path(config.model).name
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "parrot.toml"
+    file.write_text('port = 9000\nmax_num_seqs = 8\napi_key = "k"\nkv_cache_memory = "64M"\n')
+    config = parse_config(["--config", str(file), "--port", "9001"])
+    assert (config.port, config.max_num_seqs, config.api_key) == (9001, 8, ("k",))
+    assert config.kv_cache_memory == 64 * 2**20
+
+
+def test_the_key_comes_from_the_environment_unless_a_flag_gives_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARROT_API_KEY", "from-env")
+    assert parse_config([]).api_key == ("from-env",)
+    assert parse_config(["--api-key", "a", "b"]).api_key == ("a", "b")
+
+
+def test_sizes_have_units() -> None:
+    assert parse_config(["--kv-cache-memory", "2GiB"]).kv_cache_memory == 2 * 2**30
+    assert parse_config(["--kv-cache-memory", "1048576"]).kv_cache_memory == 2**20
+
+
+@pytest.mark.parametrize(
+    ("argv", "flag"),
+    [
+        (["--port", "70000"], "--port"),
+        (["--engines", "0"], "--engines"),
+        (["--disable", "prefix-cache,warp-drive"], "--disable"),
+        (["--api-key", ""], "--api-key"),
+        (["--config", "no/such/file.toml"], "--config"),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_the_flag(argv: list[str], flag: str) -> None:
+    with pytest.raises(ConfigError, match=flag):
+        parse_config(argv)
+
+
+def test_an_unknown_or_ill_typed_key_of_the_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "parrot.toml"
+    file.write_text("prot = 1\n")
+    with pytest.raises(ConfigError, match="prot"):
+        parse_config(["--config", str(file)])
+    file.write_text('port = "eighty"\n')
+    with pytest.raises(ConfigError, match="--port"):
+        parse_config(["--config", str(file)])
+
+
+def test_help_ends_well_and_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_config(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--host", "--port", "--model", "--api-key", "--engines", "--disable", "--config"):
+        assert flag in text
