@@ -8,7 +8,9 @@ from ops import cpu
 
 
 def silu_and_mul(gate_up_R2F: torch.Tensor) -> torch.Tensor:
-    """[rows, 2 x ffn], gate first -> silu(gate) * up, [rows, ffn]. ffn must be a multiple of 64 (pad weights)."""
+    """[rows, 2 x ffn], gate first -> silu(gate) * up, [rows, ffn]. ffn must be a multiple of 64 (pad
+    weights).
+    """
     return cpu.silu_and_mul(gate_up_R2F)
 
 

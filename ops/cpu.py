@@ -109,7 +109,7 @@ def _gated(activation: Activation, gate_up_R2F: torch.Tensor) -> torch.Tensor:
     if slab >= rows:
         gate, up = gate_up_R2F.chunk(2, 1)
         return activation(gate).mul_(up)
-    return torch.cat([_gated(activation, part) for part in gate_up_R2F.split(slab)])
+    return torch.cat([_gated(activation, part) for part in torch.split(gate_up_R2F, slab)])
 
 
 def _rows_per_slab(rows: int, width: int) -> int:

@@ -1,23 +1,23 @@
 """Paged attention on the CPU: the calls of torch's flash kernel that a prepared step makes in every layer.
 
-One routine serves decode, prefill and shared prefixes, because a row's result must not depend on which of them
-it came through. Invariant (batch invariance): the partial result of a row over a 256-key chunk is a function of
-the row's query, its position and the chunk's keys. To that end
+One routine serves decode, prefill and shared prefixes, because a row's result must not depend on which of
+them it came through. Invariant (batch invariance): the partial result of a row over a 256-key chunk is a
+function of the row's query, its position and the chunk's keys. To that end
 
-- keys are cut at absolute multiples of 256, and a row sees ceil(visible keys / 64) * 64 keys of its last chunk,
-  a function of its position alone, those after its own masked. A row past a chunk's end is never masked there, a
-  row inside it always, since the kernel rounds differently with a mask;
-- the kernel gets query rows in multiples of `query_quantum` (found by `choose_query_quantum`); what pads them are
-  the rows that follow in the query buffer, whose results are dropped;
+- keys are cut at absolute multiples of 256, and a row sees ceil(visible keys / 64) * 64 keys of its last
+  chunk, a function of its position alone, those after its own masked. A row past a chunk's end is never
+  masked there, a row inside it always, since the kernel rounds differently with a mask;
+- the kernel gets query rows in multiples of `query_quantum` (found by `choose_query_quantum`); what pads
+  them are the rows that follow in the query buffer, whose results are dropped;
 - partial results are merged in fp32 in ascending order of chunks, every product and sum rounded on its own.
 
-The pool of a layer is [2 x kv_heads, slots, head_dim], heads first, so that consecutive blocks are one strided
-view and a chunk in consecutive blocks is read in place. Scattered chunks are gathered where that is cheaper than
-a call for each. (A gather of everything costs as much as the attention itself.)
+The pool of a layer is [2 x kv_heads, slots, head_dim], heads first, so that consecutive blocks are one
+strided view and a chunk in consecutive blocks is read in place. Scattered chunks are gathered where that is
+cheaper than a call for each. (A gather of everything costs as much as the attention itself.)
 
-Query heads are *group-major*, [rows, group, kv_heads, head_dim] with group = heads / kv_heads: then the rows of
-a tile and the heads of a group are one axis of constant stride, and queries and results need no copies. The
-loader permutes the projections accordingly.
+Query heads are *group-major*, [rows, group, kv_heads, head_dim] with group = heads / kv_heads: then the rows
+of a tile and the heads of a group are one axis of constant stride, and queries and results need no copies.
+The loader permutes the projections accordingly.
 
 Left to `ops.cpu_tiles`: which calls a plan comes to.
 
@@ -74,7 +74,9 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class QueryView:
-    """Where a call's queries lie. Strides and offsets in elements; `rows`: gather these rows of the buffer first."""
+    """Where a call's queries lie. Strides and offsets in elements; `rows`: gather these rows of the buffer
+    first.
+    """
 
     tile_stride: int
     offset: int
@@ -94,9 +96,9 @@ class KeyView:
 class Call:
     """One kernel call over `tiles` tiles of `rows` rows that read `keys` keys each.
 
-    mask: additive, [T or 1, 1, N x G padded or 1, L]; None: every row sees every key.
-    passed: the tiles the kernel gets. 2 instead of 1 where a single task would run outside a parallel region, so
-    that the BLAS library threads inside it and rounds differently.
+    mask: additive, [T or 1, 1, N x G padded or 1, L]; None: every row sees every key. passed: the tiles the
+    kernel gets. 2 instead of 1 where a single task would run outside a parallel region, so that the BLAS
+    library threads inside it and rounds differently.
     """
 
     geometry: Geometry
@@ -112,7 +114,10 @@ class Call:
         """Returns out [T, N x G, H, D] and its log-sum-exp [T, N x G, H] in fp32, padding dropped."""
         geometry = self.geometry
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
-            self._queries(queries), *self._keys_and_values(kv_pool_KSD), attn_mask=self.mask, scale=geometry.scale
+            self._queries(queries),
+            *self._keys_and_values(kv_pool_KSD),
+            attn_mask=self.mask,
+            scale=geometry.scale,
         )
         used = self.rows * geometry.group
         return out.transpose(1, 2)[: self.tiles, :used], lse.transpose(1, 2)[: self.tiles, :used]
@@ -143,15 +148,17 @@ class Call:
 class Merge:
     """How rows with several partial results come by their one.
 
-    parts: for each rank of a part, int64 [R], its place among the calls' results; rows with fewer parts repeat
-    their first, which `absent` [R, P, 1] cancels (None: all rows have P).
+    parts: for each rank of a part, int64 [R], its place among the calls' results; rows with fewer parts
+    repeat their first, which `absent` [R, P, 1] cancels (None: all rows have P).
     """
 
     parts: tuple[torch.Tensor, ...]
     absent: torch.Tensor | None
 
     def run(self, outs: torch.Tensor, lses: torch.Tensor) -> torch.Tensor:
-        """outs: [all parts, A, D]; lses: fp32 [all parts, A]. Returns [R, A, D]; see `ops.reference.merge_states`."""
+        """outs: [all parts, A, D]; lses: fp32 [all parts, A]. Returns [R, A, D]; see
+        `ops.reference.merge_states`.
+        """
         lse_RPA = torch.stack([lses.index_select(0, part) for part in self.parts], 1)
         if self.absent is not None:
             lse_RPA.masked_fill_(self.absent, float("-inf"))
@@ -169,7 +176,8 @@ class Merge:
 class AttentionStep:
     """One step's attention, prepared once and run by every layer with the same window.
 
-    order: the calls' results as rows of the batch, int64 [padded rows]; None: already in order. Ignored with merge.
+    order: the calls' results as rows of the batch, int64 [padded rows]; None: already in order. Ignored with
+    merge.
     """
 
     geometry: Geometry
@@ -223,7 +231,8 @@ def _queries_agree(
     generator = torch.Generator().manual_seed(0)
     counts = sorted({quantum * -(-n // quantum) for n in (1, 9, 33, 68, 192, 196)})
     q, k, v = (
-        torch.randn(rows, kv_heads, head_dim, generator=generator).to(dtype) for rows in (counts[-1], CHUNK, CHUNK)
+        torch.randn(rows, kv_heads, head_dim, generator=generator).to(dtype)
+        for rows in (counts[-1], CHUNK, CHUNK)
     )
     hidden = torch.arange(CHUNK)[None] > torch.arange(CHUNK - counts[-1], CHUNK)[:, None]
     mask = torch.zeros(counts[-1], CHUNK, dtype=dtype).masked_fill_(hidden, float("-inf"))
@@ -233,7 +242,10 @@ def _queries_agree(
             set_threads(count)
             for rows in reversed(counts):
                 passed = passed_tiles(1, kv_heads, rows)
-                views = (x[:n].transpose(0, 1).expand(passed, -1, -1, -1) for x, n in ((q, rows), (k, keys), (v, keys)))
+                views = (
+                    x[:n].transpose(0, 1).expand(passed, -1, -1, -1)
+                    for x, n in ((q, rows), (k, keys), (v, keys))
+                )
                 out = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
                     *views, attn_mask=mask[:rows] if masked else None
                 )[0][0]

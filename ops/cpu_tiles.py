@@ -11,6 +11,7 @@ Runs once a step, on the host, in numpy and Python; `ops.cpu_attention` says wha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,9 @@ Int64Array = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The arrays of an attention plan, whose meaning is in `engine.batch.AttentionPlan`. positions: int64 [R]."""
+    """The arrays of an attention plan, whose meaning is in `engine.batch.AttentionPlan`. positions: int64
+    [R].
+    """
 
     tiles: Int32Array
     pages: Int32Array
@@ -55,7 +58,9 @@ class _Shape:
 
 @dataclass(slots=True)
 class _Piece:
-    """A tile, or those of its rows that share a _Shape. slot: its first key's, when its blocks are consecutive."""
+    """A tile, or those of its rows that share a _Shape. slot: its first key's, when its blocks are
+    consecutive.
+    """
 
     row: int
     first_key: int
@@ -67,8 +72,9 @@ class _Piece:
 def prepare(plan: Plan, geometry: Geometry, padded_rows: int, window: int | None = None) -> AttentionStep:
     """Turn a plan into kernel calls.
 
-    padded_rows >= R: the rows after the plan's get row 0's result, so that they stay finite. window: a row sees
-    its own key and the window - 1 before it; None: all. Block sizes are divisors or multiples of 64 up to 256.
+    padded_rows >= R: the rows after the plan's get row 0's result, so that they stay finite. window: a row
+    sees its own key and the window - 1 before it; None: all. Block sizes are divisors or multiples of 64 up
+    to 256.
     """
     where = np.full(_num_parts(plan), -1, np.int64)
     calls: list[Call] = []
@@ -110,7 +116,7 @@ def _uniform_runs(visible: Int64Array, window: int | None) -> list[tuple[int, in
         return [(0, len(visible), CHUNK, False)]
     kinds = [_keys_and_mask(count, window) for count in visible.tolist()]
     cuts = [0, *(i for i in range(1, len(kinds)) if kinds[i] != kinds[i - 1]), len(kinds)]
-    return [(a, b, *kinds[a]) for a, b in zip(cuts[:-1], cuts[1:], strict=True) if kinds[a][0]]
+    return [(a, b, *kinds[a]) for a, b in pairwise(cuts) if kinds[a][0]]
 
 
 def _keys_and_mask(visible: int, window: int | None) -> tuple[int, bool]:
@@ -125,7 +131,7 @@ def _keys_and_mask(visible: int, window: int | None) -> tuple[int, bool]:
 def _first_slot(pages: list[int], keys: int, block_size: int) -> int | None:
     if len(pages) * block_size < keys:
         return None
-    consecutive = all(b == a + 1 for a, b in zip(pages[:-1], pages[1:], strict=True))
+    consecutive = all(b == a + 1 for a, b in pairwise(pages))
     return pages[0] * block_size if consecutive else None
 
 
@@ -138,7 +144,7 @@ def _split_into_calls(shape: _Shape, pieces: list[_Piece], geometry: Geometry) -
         else:
             runs.append([piece])
     gathered = len(pieces) * 2 * geometry.kv_heads * shape.keys * geometry.head_dim * geometry.dtype.itemsize
-    return [pieces] if 1 < len(runs) and gathered < (len(runs) - 1) * _CALL_COST else runs
+    return [pieces] if len(runs) > 1 and gathered < (len(runs) - 1) * _CALL_COST else runs
 
 
 def _continues(run: list[_Piece], piece: _Piece) -> bool:
@@ -148,7 +154,9 @@ def _continues(run: list[_Piece], piece: _Piece) -> bool:
     if len(run) == 1:
         return True
     before = run[-2].slot
-    return piece.slot - last.slot == last.slot - (before or 0) and piece.row - last.row == last.row - run[-2].row
+    return (
+        piece.slot - last.slot == last.slot - (before or 0) and piece.row - last.row == last.row - run[-2].row
+    )
 
 
 def _make_call(
@@ -171,7 +179,7 @@ def _query_view(rows: int, run: list[_Piece], geometry: Geometry) -> QueryView:
     width = geometry.query_width
     starts = [piece.row for piece in run]
     stride = starts[1] - starts[0] if len(run) > 1 else 0
-    if stride >= 0 and all(b - a == stride for a, b in zip(starts[:-1], starts[1:], strict=True)):
+    if stride >= 0 and all(b - a == stride for a, b in pairwise(starts)):
         return QueryView(stride * width, starts[0] * width)
     spare = -(-geometry.query_quantum // geometry.group)
     index = np.concatenate([np.arange(row, row + rows) for row in starts] + [np.zeros(spare, np.int64)])
@@ -182,7 +190,7 @@ def _key_view(keys: int, run: list[_Piece], geometry: Geometry) -> KeyView:
     slots = [piece.slot for piece in run if piece.slot is not None]
     if len(slots) == len(run):
         stride = slots[1] - slots[0] if len(run) > 1 else 0
-        if stride >= 0 and all(b - a == stride for a, b in zip(slots[:-1], slots[1:], strict=True)):
+        if stride >= 0 and all(b - a == stride for a, b in pairwise(slots)):
             return KeyView(stride, slots[0])
     per_tile = -(-keys // geometry.block_size)
     # A chunk's missing blocks are masked; its own first block stands in, so that no other's keys are touched.
@@ -195,7 +203,9 @@ def _mask(
     shape: _Shape, run: list[_Piece], positions: Int64Array, geometry: Geometry, window: int | None
 ) -> torch.Tensor:
     """Additive mask [T, 1, 1, L] for single rows, else [T, 1, padded N x G, L]."""
-    last_TN1 = np.stack([positions[piece.row : piece.row + shape.rows] - piece.first_key for piece in run])[..., None]
+    last_TN1 = np.stack([positions[piece.row : piece.row + shape.rows] - piece.first_key for piece in run])[
+        ..., None
+    ]
     keys_L = np.arange(shape.keys)
     hidden = keys_L > last_TN1
     if window is not None:

@@ -1,8 +1,9 @@
 """Linear layers whose rows do not depend on each other, and the self-test that finds how to get that.
 
 Invariant (the contract of batch invariance): row r of `Linear(x)` is a function of row r of x, for every
-number of rows that the `RowPolicy` allows, and for every number of threads. BLAS libraries choose their kernel
-by shape and so do not promise it; which shapes agree differs from CPU to CPU. What was measured with torch 2.13:
+number of rows that the `RowPolicy` allows, and for every number of threads. BLAS libraries choose their
+kernel by shape and so do not promise it; which shapes agree differs from CPU to CPU. What was measured with
+torch 2.13:
 
 - AMD EPYC (avx512_bf16, no AMX): 1 row differs from 2 and more (in bf16 only from K=1280 on, in fp32 always);
   2 to 1,100 rows agree, at 1 and 2 threads, for every packing;
@@ -10,8 +11,8 @@ by shape and so do not promise it; which shapes agree differs from CPU to CPU. W
 
 So nothing is assumed: `choose_row_policy` tries policies on the model's own weights, cheapest first.
 
-Weights are packed by oneDNN once (`_reorder_linear_weight`, private in torch): twice the speed of `F.linear` at
-small batches on an AMX machine. Where the op is missing or refuses, `F.linear` serves, with one log line.
+Weights are packed by oneDNN once (`_reorder_linear_weight`, private in torch): twice the speed of `F.linear`
+at small batches on an AMX machine. Where the op is missing or refuses, `F.linear` serves, with one log line.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _NO_SCALARS: list[Any] = []
 
 @dataclass(frozen=True, slots=True)
 class RowPolicy:
-    """Numbers of rows at which linears agree: multiples of `quantum`, at most `tile` in one product (None: any)."""
+    """Numbers of rows at which linears agree: multiples of `quantum`, at most `tile` in one product (None:
+    any).
+    """
 
     quantum: int
     tile: int | None
@@ -116,12 +119,12 @@ class TiledLinear:
     def __call__(self, x_RK: torch.Tensor) -> torch.Tensor:
         if x_RK.shape[0] <= self._tile:
             return self._linear(x_RK)
-        return torch.cat([self._linear(part) for part in x_RK.split(self._tile)])
+        return torch.cat([self._linear(part) for part in torch.split(x_RK, self._tile)])
 
     def add(self, x_RK: torch.Tensor, residual_RN: torch.Tensor) -> torch.Tensor:
         if x_RK.shape[0] <= self._tile:
             return self._linear.add(x_RK, residual_RN)
-        pairs = zip(x_RK.split(self._tile), residual_RN.split(self._tile), strict=True)
+        pairs = zip(torch.split(x_RK, self._tile), torch.split(residual_RN, self._tile), strict=True)
         return torch.cat([self._linear.add(part, residual) for part, residual in pairs])
 
 
@@ -132,23 +135,32 @@ def can_pack(dtype: torch.dtype) -> bool:
         linear = PackedLinear(probe, None)
         linear.add(linear(probe), probe)
     except (AttributeError, RuntimeError) as error:
-        logger.info("oneDNN cannot pack %s weights here (%s); using F.linear", dtype, str(error).split("\n")[0])
+        logger.info(
+            "oneDNN cannot pack %s weights here (%s); using F.linear", dtype, str(error).split("\n")[0]
+        )
         return False
     return True
 
 
 def choose_row_policy(
-    linears: Iterable[Linear], dtype: torch.dtype, max_rows: int, set_threads: Callable[[int], None], threads: int
+    linears: Iterable[Linear],
+    dtype: torch.dtype,
+    max_rows: int,
+    set_threads: Callable[[int], None],
+    threads: int,
 ) -> RowPolicy:
     """The first of CANDIDATES under which the rows of these linears agree, at one and at `threads` threads.
 
     linears: one of each shape, unpadded and untiled. max_rows: the largest number of rows a step may have.
-    Cost: about 500 rows through each; falls back to the last candidate, which calls a single shape, and says so.
+    Cost: about 500 rows through each; falls back to the last candidate, which calls a single shape, and says
+    so.
     """
     tests = list({(item.in_features, item.out_features): item for item in linears}.values())
     for policy in CANDIDATES:
         if all(_rows_agree(linear, dtype, policy, max_rows, set_threads, threads) for linear in tests):
-            logger.info("linears: rows agree in multiples of %d, tile %s", policy.quantum, policy.tile or "any")
+            logger.info(
+                "linears: rows agree in multiples of %d, tile %s", policy.quantum, policy.tile or "any"
+            )
             return policy
     logger.warning("linears: rows agree under no policy; using products of %d rows", CANDIDATES[-1].quantum)
     return CANDIDATES[-1]

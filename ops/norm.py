@@ -26,5 +26,7 @@ class RmsNorm:
         self._eps = eps
 
     def __call__(self, x_RH: torch.Tensor) -> torch.Tensor:
-        """[rows, hidden] -> the same shape and dtype. The result may be a strided view (row stride 2 x hidden)."""
+        """[rows, hidden] -> the same shape and dtype. The result may be a strided view (row stride 2 x
+        hidden).
+        """
         return cpu.rms_norm(x_RH, self._weight, self._shape, self._eps)

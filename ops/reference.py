@@ -1,8 +1,8 @@
 """The meaning of every op, in plain torch at fp64 (fp32 where an op is defined to round there).
 
-The specification that the fast paths are tested against; never run in a server. Written for reading: loops over
-rows, no batching, no layout tricks. Shapes as in the fast paths: R rows, G group, H kv_heads, D head_dim,
-K = 2 x kv_heads (keys, then values), S slots, V vocabulary.
+The specification that the fast paths are tested against; never run in a server. Written for reading: loops
+over rows, no batching, no layout tricks. Shapes as in the fast paths: R rows, G group, H kv_heads, D
+head_dim, K = 2 x kv_heads (keys, then values), S slots, V vocabulary.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def gelu_tanh_and_mul(gate_up_R2F: torch.Tensor) -> torch.Tensor:
 
 
 def rope(x_RHD: torch.Tensor, cos_RD: torch.Tensor, sin_RD: torch.Tensor) -> torch.Tensor:
-    """Rotate the pairs (i, i + D/2) of every head: x * cos + [-x2, x1] * sin. cos, sin repeat their first half."""
+    """Rotate the pairs (i, i + D/2) of every head: x * cos + [-x2, x1] * sin. cos, sin repeat their first
+    half.
+    """
     first, second = x_RHD.double().chunk(2, -1)
     rotated = torch.cat((-second, first), -1)
     return x_RHD.double() * cos_RD.double().unsqueeze(1) + rotated * sin_RD.double().unsqueeze(1)
@@ -81,8 +83,8 @@ def paged_attention(
 ) -> torch.Tensor:
     """Causal attention of each row over its own sequence, cached prefix and new tokens alike, in fp64.
 
-    slots[r]: the pool's slots of row r's sequence at positions 0, 1, ...; row r sees positions up to its own, and
-    with a window only the last `window` of these. Sharing pages between rows changes nothing.
+    slots[r]: the pool's slots of row r's sequence at positions 0, 1, ...; row r sees positions up to its own,
+    and with a window only the last `window` of these. Sharing pages between rows changes nothing.
     """
     heads = pool_KSD.shape[0] // 2
     out = torch.empty(q_RGHD.shape, dtype=torch.float64)
@@ -99,13 +101,20 @@ def philox_4x32_10(counter: tuple[int, int, int, int], key: tuple[int, int]) -> 
     k0, k1 = key
     for _ in range(10):
         product0, product1 = a * 0xD2511F53, c * 0xCD9E8D57
-        a, b, c, d = (product1 >> 32) ^ b ^ k0, product1 & MASK32, (product0 >> 32) ^ d ^ k1, product0 & MASK32
+        a, b, c, d = (
+            (product1 >> 32) ^ b ^ k0,
+            product1 & MASK32,
+            (product0 >> 32) ^ d ^ k1,
+            product0 & MASK32,
+        )
         k0, k1 = (k0 + 0x9E3779B9) & MASK32, (k1 + 0xBB67AE85) & MASK32
     return a, b, c, d
 
 
 def uniform(seed: int, position: int) -> float:
-    """The one random number of a token: in [0, 1), 53 bits, a function of the request's seed and its position."""
+    """The one random number of a token: in [0, 1), 53 bits, a function of the request's seed and its
+    position.
+    """
     key = (seed & MASK32, (seed >> 32) & MASK32)
     high, low, _, _ = philox_4x32_10((position & MASK32, position >> 32, 0, 0), key)
     return ((high >> 5) * 67108864.0 + (low >> 6)) / 9007199254740992.0
@@ -113,7 +122,7 @@ def uniform(seed: int, position: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """One row's sampling. bias: added to logits; forbidden: ids that may not be chosen; counts: of outputs."""
+    """One row's sampling. bias: added to logits; forbidden: ids that may not be chosen."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -132,9 +141,9 @@ def sample(
     """One row's token.
 
     In this order: repetition penalty (prompt and output), frequency and presence penalties (output), bias,
-    forbidden ids; temperature 0 then takes the largest (the smallest id among equals). Else softmax(logits / T),
-    cut to top_k, renormalised, cut to top_p, cut to min_p x the largest; ties at a cut stay. The token is the
-    first, in the order of ids, at which the cumulative probability exceeds `random`.
+    forbidden ids; temperature 0 then takes the largest (the smallest id among equals). Else softmax(logits /
+    T), cut to top_k, renormalised, cut to top_p, cut to min_p x the largest; ties at a cut stay. The token is
+    the first, in the order of ids, at which the cumulative probability exceeds `random`.
     """
     logits = logits_V.double().clone()
     for token in set(prompt_ids) | set(output_ids):
@@ -160,7 +169,9 @@ def _truncate(probabilities: torch.Tensor, how: Sampling) -> torch.Tensor:
     if how.top_p < 1:
         ordered = torch.sort(probabilities, descending=True).values
         needed = int((torch.cumsum(ordered, 0) < how.top_p).sum())
-        probabilities = torch.where(probabilities >= ordered[min(needed, len(ordered) - 1)], probabilities, 0.0)
+        probabilities = torch.where(
+            probabilities >= ordered[min(needed, len(ordered) - 1)], probabilities, 0.0
+        )
     return torch.where(probabilities >= how.min_p * probabilities.max(), probabilities, 0.0)
 
 

@@ -1,9 +1,9 @@
 """Choosing tokens: the random numbers, and the rules for one row. `ops.reference.sample` is the meaning.
 
-A token is a function of its row's logits, the request's parameters and Philox(seed, position): rows are sampled
-one by one, so nothing of a batch can show through, and one row's failure is its own. One random number a token,
-used by inverting the cumulative distribution in the order of ids: unlike Gumbel noise it needs no number per
-vocabulary entry, and no order of the probabilities.
+A token is a function of its row's logits, the request's parameters and Philox(seed, position): rows are
+sampled one by one, so nothing of a batch can show through, and one row's failure is its own. One random
+number a token, used by inverting the cumulative distribution in the order of ids: unlike Gumbel noise it
+needs no number per vocabulary entry, and no order of the probabilities.
 
 The CPU's rows are numpy: on this path an operation costs a third of torch's, and its sort and argmax use SIMD
 (argmax of 16 x 4,096: 5 us against 58). `philox_uniforms` is torch in int64, the same on every device.
@@ -26,8 +26,8 @@ _SCAN = 256  # vocabulary entries whose sum is taken at once before a token is s
 def philox_uniforms(seed: int, positions_N: torch.Tensor) -> torch.Tensor:
     """Uniform numbers in [0, 1) with 53 bits, fp64 [N]: Philox4x32-10 at (seed, position); int64 arithmetic.
 
-    Source: Salmon et al., SC'11. Products of 32 bits by 32 do not fit int64's positive half; they wrap, and the
-    logical shift masks the sign away, which is exact.
+    Source: Salmon et al., SC'11. Products of 32 bits by 32 do not fit int64's positive half; they wrap, and
+    the logical shift masks the sign away, which is exact.
     """
     a, b = positions_N & _MASK32, (positions_N >> 32) & _MASK32
     c, d = torch.zeros_like(a), torch.zeros_like(a)
@@ -45,8 +45,9 @@ def philox_uniforms(seed: int, positions_N: torch.Tensor) -> torch.Tensor:
 
 
 def greedy(logits_RV: Float32Array) -> npt.NDArray[np.int64]:
-    """The most likely token of every row, the smallest id among equals. A row with NaN gives a NaN's place."""
-    return logits_RV.argmax(-1)
+    """The likeliest token of every row, the smallest id among equals. A row with NaN gives a NaN's place."""
+    likeliest: npt.NDArray[np.int64] = logits_RV.argmax(-1)
+    return likeliest
 
 
 def draw(
@@ -100,7 +101,9 @@ def _nucleus(candidates_N: Float32Array, top_p: float) -> float:
 
 
 def _invert(weights_V: Float32Array, random: float) -> int:
-    """The first id at which the cumulative weight exceeds random x the total, found by blocks, then inside one."""
+    """The first id at which the cumulative weight exceeds random x the total, found by blocks, then inside
+    one.
+    """
     padding = -len(weights_V) % _SCAN
     blocks = np.pad(weights_V, (0, padding)).reshape(-1, _SCAN) if padding else weights_V.reshape(-1, _SCAN)
     cumulative = np.cumsum(blocks.sum(1), dtype=np.float64)

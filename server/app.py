@@ -48,7 +48,9 @@ def create_app(config: ServerConfig) -> web.Application:
 def run(config: ServerConfig) -> int:
     """Serve until a signal; returns the process's exit code."""
     logging.basicConfig(
-        level=config.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=config.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config))
@@ -100,7 +102,11 @@ async def _until_ended(service: Service, grace: float) -> bool:
         again.cancel()
         return False
     failed.cancel()
-    log.info("draining: %d running, at most %.0f s; a second signal stops at once", service.num_running, grace)
+    log.info(
+        "draining: %d running, at most %.0f s; a second signal stops at once",
+        service.dispatcher.num_tasks,
+        grace,
+    )
     idle = asyncio.ensure_future(service.drain())
     again = asyncio.ensure_future(signals.get())
     await asyncio.wait({idle, again}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)

@@ -159,7 +159,10 @@ def _add_server_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--max-body-size", type=_memory, metavar="SIZE", help="largest request body (16M)")
     group.add_argument(
-        "--shutdown-grace", type=float, metavar="S", help="seconds that running work may take after SIGTERM (10)"
+        "--shutdown-grace",
+        type=float,
+        metavar="S",
+        help="seconds that running work may take after SIGTERM (10)",
     )
     group.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(info)")
 
@@ -179,7 +182,9 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
 
 def _add_engine_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--engine", choices=("torch", "sim"), help="sim: simulated, without a model (torch)")
-    group.add_argument("--engines", type=int, metavar="N", help="engine processes; on a CPU a share of cores each (1)")
+    group.add_argument(
+        "--engines", type=int, metavar="N", help="engine processes; on a CPU a share of cores each (1)"
+    )
     group.add_argument("--max-num-seqs", type=int, metavar="N", help="sequences in one step (64)")
     group.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="tokens in one step (512)")
     group.add_argument("--block-size", type=int, metavar="N", help="tokens in a KV block (64)")

@@ -1,17 +1,17 @@
 """Every error that a client can be answered with: one tree, each leaf with its status and OpenAI's code.
 
-    ApiError
-    ├── BadRequest 400          (param names the field)
-    ├── Unauthorized 401
-    ├── NotFound 404 ─ ModelNotFound 404
-    ├── Conflict 409
-    ├── Gone 410
-    ├── TooLarge 413
-    ├── Unprocessable 422
-    ├── DependencyFailed 424
-    ├── TooManyRequests 429
-    ├── EngineFailed 500
-    └── Unavailable 503
+ApiError
+├── BadRequest 400          (param names the field)
+├── Unauthorized 401
+├── NotFound 404 ─ ModelNotFound 404
+├── Conflict 409
+├── Gone 410
+├── TooLarge 413
+├── Unprocessable 422
+├── DependencyFailed 424
+├── TooManyRequests 429
+├── EngineFailed 500
+└── Unavailable 503
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ class ApiError(Exception):
     code: ClassVar[str] = "internal_error"
 
     def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.info = ErrorInfo(message=message, type=self.type, param=param, code=code or self.code)

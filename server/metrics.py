@@ -122,7 +122,9 @@ class Metrics(Collector):
         yield self._counter("prefix_cache_queries", "Prompt tokens looked up.", self._sum("prefix_queries"))
         yield self._counter("prefix_cache_hits", "Prompt tokens not computed.", self._sum("prefix_hits"))
         yield self._counter("kv_blocks_evicted", "Cached blocks dropped.", self._sum("evictions"))
-        yield self._counter("shared_kv_bytes", "KV bytes grouped attention skipped.", self._sum("shared_kv_bytes"))
+        yield self._counter(
+            "shared_kv_bytes", "KV bytes grouped attention skipped.", self._sum("shared_kv_bytes")
+        )
         yield self._counter("engine_steps", "Model steps.", self._sum("steps"))
         yield self._counter("prompt_tokens", "Prompt tokens of started requests.", self.prompt_tokens)
         yield self._counter("generation_tokens", "Tokens generated.", self.generation_tokens)

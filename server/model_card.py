@@ -60,7 +60,7 @@ def _max_positions(folder: Path) -> int:
 def _download(name: str) -> Path:
     # Imported here: it takes longer than all the rest of the server, and the bundled model does not need it.
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model"]))

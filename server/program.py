@@ -7,9 +7,13 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from parrot import wire
 from server.errors import Gone, NotFound, Unprocessable
-from server.session.events import Asked, CallsSubmitted
+from server.graph.call import Call
+from server.session import views
+from server.session.events import CallsSubmitted
 from server.session.session import Session
 from server.session_runner import SessionRunner
 
@@ -44,6 +48,18 @@ class Program:
     def call_ids(self) -> list[str]:
         return [call.id for call in self.submitted.calls]
 
+    @property
+    def calls(self) -> list[Call]:
+        return [self.runner.session.call(id) for id in self.call_ids]
+
+    def usage(self) -> wire.Usage:
+        return views.usage(self.calls)
+
+    def answer(self) -> wire.ValuesAnswer:
+        """What there is of it right now."""
+        now = values(self.runner.session, self.asked)
+        return msgspec.structs.replace(now, id=self.id, usage=self.usage(), timing=views.timing(self.calls))
+
     async def events(self) -> AsyncIterator[wire.ProgramEvent]:
         """Everything from the beginning, however late the reader comes."""
         session, asked, calls = self.runner.session, self.asked, self.call_ids
@@ -51,13 +67,16 @@ class Program:
         async for event in watch(self.runner, asked, calls):
             yield event
         answer = values(session, asked)
-        yield wire.ProgramDone(values=answer.values, errors=answer.errors or {}, usage=session.usage(calls))
+        yield wire.ProgramDone(values=answer.values, errors=answer.errors or {}, usage=self.usage())
 
     def _variables(self) -> dict[str, str]:
-        handles = self.runner.session.submit_answer(self.submitted).calls
-        ids = {id for handle in handles for id in (*handle.inputs.values(), *handle.outputs.values())}
+        """Name to id of all that the program mentions; a variable without a name is its id."""
+        bound: list[str] = []
+        for call in self.submitted.calls:
+            bound += [spec.variable for spec in call.inputs] + [spec.variable for spec in call.outputs]
         session = self.runner.session
-        return {session.variable(id).name: id for id in sorted(ids | set(self.asked.values()))}
+        variables = (session.variable(id) for id in dict.fromkeys(bound + list(self.asked.values())))
+        return {variable.name or variable.id: variable.id for variable in variables}
 
 
 async def watch(
@@ -96,12 +115,12 @@ class _Reader:
         return [*starts, *outputs, *ends]
 
     def _call_started(self, id: str) -> Iterable[wire.ProgramEvent]:
-        if id not in self._started and self._session.call_info(id).timing.started is not None:
+        if id not in self._started and self._session.call(id).state not in ("pending", "ready"):
             self._started.add(id)
             yield wire.CallStarted(id=id)
 
     def _call_ended(self, id: str) -> Iterable[wire.ProgramEvent]:
-        state = self._session.call_info(id).state
+        state = self._session.call(id).state
         if state in ("done", "failed", "cancelled"):
             self._calls.discard(id)
             yield wire.CallFinished(id=id, state=state)
@@ -117,7 +136,7 @@ class _Reader:
         if variable.state == "ready":
             yield wire.VariableReady(name=name, value=variable.value or "")
         else:
-            error = self._session.error_of(id)
+            error = views.error_of(variable)
             assert error is not None, "a variable that has failed says why"
             yield wire.VariableFailed(name=name, error=error)
 
@@ -126,11 +145,16 @@ def values(session: Session, asked: Mapping[str, str]) -> wire.ValuesAnswer:
     """What there is of `asked` (name to variable id or name) right now."""
     variables = {name: session.variable(ref) for name, ref in asked.items()}
     ready = {name: v.value or "" for name, v in variables.items() if v.state == "ready"}
-    errors = {name: error for name, v in variables.items() if (error := session.error_of(v.id)) is not None}
+    errors = {name: error for name, v in variables.items() if (error := views.error_of(v)) is not None}
     pending = [name for name, v in variables.items() if v.state not in ENDED]
-    status, error = _outcome(errors, pending)
+    status, reason = _outcome(errors, pending)
     return wire.ValuesAnswer(
-        session_id=session.id, values=ready, errors=errors or None, pending=pending or None, status=status, error=error
+        session_id=session.id,
+        values=ready,
+        errors=errors or None,
+        pending=pending or None,
+        status=status,
+        error=reason,
     )
 
 

@@ -1,8 +1,8 @@
 """What a client may ask of sampling, checked field by field and completed.
 
-Responsible for: the range of every sampling field of both APIs, the caps that hold before anything is allocated
-(reliability.md), and filling in what is absent: the model's generation config, else OpenAI's default. Pure. What
-depends on a prompt (does it fit the context?) and `n` are left to the caller.
+Responsible for: the range of every sampling field of both APIs, the caps that hold before anything is
+allocated (reliability.md), and filling in what is absent: the model's generation config, else OpenAI's
+default. Pure. What depends on a prompt (does it fit the context?) and `n` are left to the caller.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ MAX_STOP_TOKEN_IDS = 256
 MAX_LOGIT_BIAS = 1024
 MAX_LOGPROBS = 20
 MAX_TOKENS = 2**31 - 1  # an int32 in the engine
+NO_DEFAULTS = GenerationDefaults()
 _SEEDS = 2**63
 
 
@@ -32,7 +33,7 @@ class SamplingModel:
 
     vocab_size: int
     eos_token_ids: tuple[int, ...] = ()
-    defaults: GenerationDefaults = GenerationDefaults()
+    defaults: GenerationDefaults = NO_DEFAULTS
 
 
 def validate(
@@ -61,7 +62,13 @@ def validate(
         presence_penalty=check.number("presence_penalty", fields.presence_penalty, None, 0.0, -2, 2),
         frequency_penalty=check.number("frequency_penalty", fields.frequency_penalty, None, 0.0, -2, 2),
         repetition_penalty=check.number(
-            "repetition_penalty", fields.repetition_penalty, defaults.repetition_penalty, 1.0, 0, 10, above=True
+            "repetition_penalty",
+            fields.repetition_penalty,
+            defaults.repetition_penalty,
+            1.0,
+            0,
+            10,
+            above=True,
         ),
         logit_bias=check.logit_bias(fields.logit_bias, model.vocab_size),
         logprobs=check.logprobs(logprobs),
@@ -144,7 +151,9 @@ class _Check:
 
     def _token(self, key: str, vocab_size: int) -> int:
         if not (key.isascii() and key.isdigit() and len(key) < 11 and int(key) < vocab_size):
-            raise self.refuse("logit_bias", f"has the key {key[:20]!r}, but token ids are 0 to {vocab_size - 1}")
+            raise self.refuse(
+                "logit_bias", f"has the key {key[:20]!r}, but token ids are 0 to {vocab_size - 1}"
+            )
         return int(key)
 
     def _bias(self, value: float) -> float:

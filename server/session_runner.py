@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from engine.types import Salt
@@ -19,8 +20,15 @@ from server.generation import TextDelta
 from server.graph import prefix
 from server.scheduler.dispatcher import Dispatcher, Work
 from server.scheduler.events import TaskSpec
-from server.session.events import SessionEvent, TaskFailed, TaskFinished, TaskOutput, TaskStarted
-from server.session.session import Effects, Session
+from server.session.events import (
+    Effects,
+    SessionEvent,
+    TaskFailed,
+    TaskFinished,
+    TaskOutput,
+    TaskStarted,
+)
+from server.session.session import Session
 from server.subscription import Subscriptions
 from server.tenant import Tenant
 from server.tokenizer import Tokenizer
@@ -86,17 +94,15 @@ class SessionRunner:
     def apply(self, event: SessionEvent) -> Effects:
         """The session's door, and all that follows from it. Synchronous."""
         effects = self.session.apply(event, time.time())
-        for task_id in effects.aborted:
-            if (running := self._running.get(task_id)) is not None:
+        for task in effects.aborted:
+            if (running := self._running.get(task.id)) is not None:
                 running.job.cancel()
         for task in effects.ready:
             self._start(task)
         for task in effects.reprioritised:
             if (running := self._running.get(task.id)) is not None:
                 self._host.dispatcher.reprioritise(running.number, task.objective, task.group)
-        self.subscriptions.ring(effects.variables)
-        self.subscriptions.ring(effects.calls_started)
-        self.subscriptions.ring(effects.calls_finished)
+        self.subscriptions.ring(effects.changed)
         return effects
 
     async def idle(self) -> None:
@@ -112,10 +118,10 @@ class SessionRunner:
         job.add_done_callback(lambda _: self._running.pop(task.id, None))
 
     async def _run(self, task: Task, number: int) -> None:
+        event: SessionEvent
         try:
             context = await self._context(task)
-            work = self._work(task, number, context)
-            event = await self._generate(task, work)
+            event = await self._generate(task, self._work(task, number, context))
         except ApiError as error:
             event = TaskFailed(task.id, error.info.message, error.info.code or "engine_error")
         except Exception:
@@ -124,11 +130,15 @@ class SessionRunner:
         self.apply(event)
 
     async def _context(self, task: Task) -> prefix.Context:
-        pieces = self.session.context(task)
-        chat, tokenizer = task.call.spec.chat, self._host.tokenizer
-        if sum(len(piece.text) for piece in pieces) < LONG_CONTEXT:
-            return prefix.canonical(pieces, tokenizer, chat=chat)
-        return await asyncio.to_thread(prefix.canonical, pieces, tokenizer, chat=chat)
+        spec = task.call.spec
+        encode = partial(
+            prefix.canonical,
+            task.context(),
+            self._host.tokenizer,
+            chat=spec.chat,
+            public=spec.share == "public",
+        )
+        return encode() if task.context_size() < LONG_CONTEXT else await asyncio.to_thread(encode)
 
     def _work(self, task: Task, number: int, context: prefix.Context) -> Work:
         """Raises BadRequest when the context has no room for the output."""
@@ -158,7 +168,7 @@ class SessionRunner:
 
     def _salts(self, task: Task, context: prefix.Context) -> tuple[Salt, ...]:
         """A public call shares its leading constant with everybody, what follows with its tenant."""
-        if task.call.spec.share == "public" and context.leading:
+        if context.leading:
             return (Salt(0, PUBLIC_SALT), Salt(context.leading, self.tenant.salt))
         return (Salt(0, self.tenant.salt),)
 

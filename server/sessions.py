@@ -1,8 +1,8 @@
 """Semantic variables for handlers: sessions, calls, variables, programs.
 
-Responsible for: finding the session a request speaks of (and only its owner's), turning requests into session
-events and session state into answers, waiting, expiry, and programs with their idempotency keys. What a session
-does with an event is `server.session`'s, running its tasks `server.session_runner`'s.
+Responsible for: finding the session a request speaks of (and only its owner's), turning requests into events
+and state into answers, waiting, expiry, and programs with their idempotency keys. What a session does with an
+event is `server.session`'s, running its tasks `server.session_runner`'s.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from parrot import wire
-from server.errors import BadRequest, Gone
+from server.errors import Gone
 from server.program import ENDED, Program, Programs, values, watch
+from server.session import export, views
 from server.session.events import SessionClosed
 from server.session.limits import Limits
 from server.session.plan import Environment
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from server.service import Service
 
 DEFAULT_WAIT_S = 30.0
-DEFAULT_TTL_S = 3600.0
-MAX_TTL_S = 7 * 86_400.0
 PROGRAM_TTL_S = 600.0
 """How long the session of a program stays readable after the program's end."""
 
@@ -58,27 +57,29 @@ class Sessions:
     # Sessions
 
     def create_session(self, tenant: Tenant, request: wire.SessionRequest) -> wire.SessionInfo:
-        ttl = DEFAULT_TTL_S if request.ttl is None else request.ttl
-        if not 0 < ttl <= MAX_TTL_S:
-            raise BadRequest(f"ttl is above 0 and at most {MAX_TTL_S:.0f} seconds.", param="ttl")
         self._service.admit()
         self._service.resolve_model(request.model)
         session = Session(
-            _new_id("sess"), tenant.id, time.time(), ttl=ttl, model=request.model, metadata=request.metadata
+            _new_id("sess"),
+            tenant.id,
+            time.time(),
+            ttl=request.ttl,
+            model=request.model,
+            metadata=request.metadata,
         )
         self._add(session, tenant)
-        return session.info()
+        return views.session_info(session)
 
     def list_sessions(self, tenant: Tenant) -> list[wire.SessionInfo]:
         self._expire()
-        return [session.info() for session in self._store.list(tenant.id)]
+        return [views.session_info(session) for session in self._store.owned_by(tenant.id)]
 
     def get_session(self, tenant: Tenant, session_id: str) -> wire.SessionInfo:
-        return self._runner(tenant, session_id).session.info()
+        return views.session_info(self._runner(tenant, session_id).session)
 
     def delete_session(self, tenant: Tenant, session_id: str) -> None:
         self._runner(tenant, session_id)
-        self._store.remove(tenant.id, session_id)
+        self._store.remove(tenant.id, session_id, time.time())
         self._end(session_id)
 
     # Calls
@@ -88,16 +89,16 @@ class Sessions:
         runner = self._runner(tenant, session_id)
         event = runner.session.plan_submit(calls, self._env())
         runner.apply(event)
-        return runner.session.submit_answer(event)
+        return views.submit_answer(event)
 
     def get_call(self, tenant: Tenant, session_id: str, call_id: str) -> wire.CallInfo:
-        return self._runner(tenant, session_id).session.call_info(call_id)
+        return views.call_info(self._runner(tenant, session_id).session.call(call_id))
 
     def cancel_call(self, tenant: Tenant, session_id: str, call_id: str) -> wire.CallInfo:
         """A call that has ended stays as it was."""
         runner = self._runner(tenant, session_id)
         runner.apply(runner.session.plan_cancel(call_id))
-        return runner.session.call_info(call_id)
+        return views.call_info(runner.session.call(call_id))
 
     # Variables
 
@@ -109,10 +110,10 @@ class Sessions:
         event = runner.session.plan_set(ref, value, self._env())
         if event is not None:
             runner.apply(event)
-        return runner.session.variable_info(ref), event is not None
+        return views.variable_info(runner.session.variable(ref)), event is not None
 
     def list_variables(self, tenant: Tenant, session_id: str) -> list[wire.VariableInfo]:
-        return self._runner(tenant, session_id).session.variable_infos()
+        return views.variable_infos(self._runner(tenant, session_id).session)
 
     async def get_variable(
         self, tenant: Tenant, session_id: str, ref: str, criteria: wire.Criteria | None, wait: float
@@ -121,7 +122,7 @@ class Sessions:
         runner = self._runner(tenant, session_id)
         runner.apply(runner.session.plan_get(ref, criteria))
         await self._settled(runner, [ref], wait)
-        return runner.session.variable_info(ref)
+        return views.variable_info(runner.session.variable(ref))
 
     def stream_variable(
         self, tenant: Tenant, session_id: str, ref: str, criteria: wire.Criteria | None
@@ -130,7 +131,7 @@ class Sessions:
         runner = self._runner(tenant, session_id)
         runner.apply(runner.session.plan_get(ref, criteria))
         variable = runner.session.variable(ref)
-        return watch(runner, {variable.name: variable.id})
+        return watch(runner, {variable.name or ref: variable.id})
 
     async def get_many(self, tenant: Tenant, session_id: str, request: wire.GetRequest) -> wire.ValuesAnswer:
         runner = self._runner(tenant, session_id)
@@ -142,17 +143,20 @@ class Sessions:
         return values(runner.session, {ref: ref for ref in criteria})
 
     def graph(self, tenant: Tenant, session_id: str, form: Literal["json", "dot", "mermaid"]) -> str:
-        return self._runner(tenant, session_id).session.graph(form)
+        return export.graph(self._runner(tenant, session_id).session, form)
 
     def trace(self, tenant: Tenant, session_id: str) -> bytes:
-        return self._runner(tenant, session_id).session.trace(time.time())
+        return export.trace(self._runner(tenant, session_id).session, time.time())
 
     # Programs
 
     def start_program(self, tenant: Tenant, request: wire.ProgramRequest, key: str | None) -> Program:
         """Start a program, or find the one that this key has started. Synchronous: nothing is half done."""
         body = msgspec.json.encode(msgspec.structs.replace(request, wait=None, stream=None))
-        if key is not None and (known := self._programs.by_key(tenant.id, key, body, time.time())) is not None:
+        if (
+            key is not None
+            and (known := self._programs.by_key(tenant.id, key, body, time.time())) is not None
+        ):
             return known
         self._service.admit()
         self._service.resolve_model(request.model)
@@ -172,15 +176,9 @@ class Sessions:
         return self._programs.get(tenant.id, program_id)
 
     async def program_answer(self, program: Program, wait: float | None) -> wire.ValuesAnswer:
-        """What there is when all that was asked for has ended, or after `wait` seconds (None: however long)."""
+        """What there is when all that was asked for has ended, or after `wait` seconds (None: no limit)."""
         await self._settled(program.runner, program.asked.values(), wait)
-        session = program.runner.session
-        return msgspec.structs.replace(
-            values(session, program.asked),
-            id=program.id,
-            usage=session.usage(program.call_ids),
-            timing=session.timing(program.call_ids),
-        )
+        return program.answer()
 
     def program_events(self, program: Program) -> AsyncIterator[wire.ProgramEvent]:
         return program.events()
@@ -231,7 +229,9 @@ class Sessions:
     async def _settled(self, runner: SessionRunner, refs: Iterable[str], wait: float | None) -> None:
         """Returns when all of them have ended, or after `wait` seconds. Raises Gone when the session ends."""
         session = runner.session
-        pending = {variable.id: variable for ref in refs if (variable := session.variable(ref)).state not in ENDED}
+        pending = {
+            variable.id: variable for ref in refs if (variable := session.variable(ref)).state not in ENDED
+        }
         try:
             async with asyncio.timeout(wait):
                 with runner.subscriptions.watch(pending) as subscription:

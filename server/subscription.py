@@ -1,8 +1,8 @@
 """Who waits for a session's variables and calls, and how they are woken.
 
-A Subscription is a bell, not a queue: it remembers what has changed since its owner last looked, and whoever wakes
-reads the state as it is then. So a slow reader gets its deltas merged, a late one gets the text so far as one
-delta, and nothing grows beyond what is watched.
+A Subscription is a bell, not a queue: it remembers what has changed since its owner last looked, and whoever
+wakes reads the state as it is then. So a slow reader gets its deltas merged, a late one gets the text so far as
+one delta, and nothing grows beyond what is watched.
 """
 
 from __future__ import annotations

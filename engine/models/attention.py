@@ -1,8 +1,8 @@
 """The attention block: packed QKV, rotary embedding, paged attention, output projection.
 
 The order of query heads differs from the checkpoint's: group-major, [group, kv_heads, head_dim], as
-`ops.cpu_attention` explains. Rows of the query projection and columns of the output projection are permuted alike
-when they are loaded, so results are the same.
+`ops.cpu_attention` explains. Rows of the query projection and columns of the output projection are permuted
+alike when they are loaded, so results are the same.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from ops.rope import RopeStep, rope_and_write_kv
 class StepState:
     """What the attention blocks of a step share.
 
-    rope: angles and KV slots of the rows. queries: the flat buffer that blocks fill and read, one after another.
-    attention: the prepared step for each distinct window. All rows are padded to the linears' row policy.
+    rope: angles and KV slots of the rows. queries: the flat buffer that blocks fill and read, one after
+    another. attention: the prepared step for each distinct window. All rows are padded to the linears' row
+    policy.
     """
 
     rope: RopeStep

@@ -1,7 +1,8 @@
 """What a decoder looks like, read from a Hugging Face folder's config.json.
 
-Responsible for turning many spellings into one `ModelConfig`; everything after it is family-free. Invariant: a
-folder whose architecture or rope scaling is not supported is refused here, by name, before anything is loaded.
+Responsible for turning many spellings into one `ModelConfig`; everything after it is family-free. Invariant:
+a folder whose architecture or rope scaling is not supported is refused here, by name, before anything is
+loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ MAX_CONFIG_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:
-    """Rotary embedding: `kind` is default, linear, dynamic, llama3 or yarn; the other fields serve some of them."""
+    """Rotary embedding: `kind` is default, linear, dynamic, llama3 or yarn; the other fields serve some of
+    them.
+    """
 
     theta: float
     kind: str = "default"
@@ -34,7 +37,9 @@ class RopeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A decoder of gated-MLP layers with rotary attention. Sizes in elements, windows in tokens (None: full)."""
+    """A decoder of gated-MLP layers with rotary attention. Sizes in elements, windows in tokens (None:
+    full).
+    """
 
     architecture: str
     vocab_size: int
@@ -75,7 +80,9 @@ class _RawRope(msgspec.Struct):
 
 
 class _RawConfig(msgspec.Struct):
-    """config.json as transformers writes it, versions 4 and 5; fields that no supported family has are ignored."""
+    """config.json as transformers writes it, versions 4 and 5; fields that no supported family has are
+    ignored.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -124,7 +131,9 @@ _ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
 
 
 def load_config(folder: Path) -> ModelConfig:
-    """Read `folder`/config.json. Raises FileNotFoundError, or ValueError with a line that says what is wrong."""
+    """Read `folder`/config.json. Raises FileNotFoundError, or ValueError with a line that says what is
+    wrong.
+    """
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a model folder: it has no config.json")
@@ -180,16 +189,17 @@ def _architecture(data: bytes, name: str) -> str:
     for architecture in names:
         if architecture in _FAMILIES:
             return architecture
-    raise ValueError(
-        f"{name}: architecture {', '.join(names)} is not supported; supported: {', '.join(SUPPORTED_ARCHITECTURES)}"
-    )
+    named, supported = ", ".join(names), ", ".join(SUPPORTED_ARCHITECTURES)
+    raise ValueError(f"{name}: architecture {named} is not supported; supported: {supported}")
 
 
 def _rope(raw: _RawConfig, name: str) -> RopeConfig:
     scaling = raw.rope_parameters or raw.rope_scaling or _RawRope()
     kind = scaling.rope_type or scaling.type or "default"
     if kind not in _ROPE_KINDS:
-        raise ValueError(f"{name}: rope scaling {kind!r} is not supported; supported: {', '.join(_ROPE_KINDS)}")
+        raise ValueError(
+            f"{name}: rope scaling {kind!r} is not supported; supported: {', '.join(_ROPE_KINDS)}"
+        )
     if scaling.partial_rotary_factor != 1.0:
         raise ValueError(f"{name}: partial rotary embedding is not supported")
     original = scaling.original_max_position_embeddings or raw.max_position_embeddings
@@ -215,6 +225,8 @@ def _windows(raw: _RawConfig, family: _Family) -> tuple[int | None, ...]:
     if not used or not raw.sliding_window:
         return (None,) * raw.num_hidden_layers
     if raw.layer_types is not None:
-        return tuple(raw.sliding_window if raw.layer_types[i] == "sliding_attention" else None for i in layers)
+        return tuple(
+            raw.sliding_window if raw.layer_types[i] == "sliding_attention" else None for i in layers
+        )
     first = 0 if family.window_by_default else (raw.max_window_layers or 0)
     return tuple(raw.sliding_window if i >= first else None for i in layers)

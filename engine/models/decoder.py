@@ -1,7 +1,8 @@
 """The decoder that serves every supported family: Llama, Mistral, Qwen2 and Qwen3 differ in switches only.
 
-Responsible for the forward pass of one step over all its rows. Invariant: a row's logits are a function of its own
-sequence's ids (every op used here is row-wise; see `ops`). Left to others: which rows there are, KV memory, sampling.
+Responsible for the forward pass of one step over all its rows. Invariant: a row's logits are a function of
+its own sequence's ids (every op used here is row-wise; see `ops`). Left to others: which rows there are, KV
+memory, sampling.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class DecoderLayer:
         prefix, hidden = f"model.layers.{index}", (config.hidden_size,)
         self.input_norm = RmsNorm(weights.get(f"{prefix}.input_layernorm.weight", hidden), config.norm_eps)
         self.attention = Attention(config, weights, f"{prefix}.self_attn", config.windows[index], make)
-        self.post_norm = RmsNorm(weights.get(f"{prefix}.post_attention_layernorm.weight", hidden), config.norm_eps)
+        self.post_norm = RmsNorm(
+            weights.get(f"{prefix}.post_attention_layernorm.weight", hidden), config.norm_eps
+        )
         self.mlp = GatedMlp(config, weights, f"{prefix}.mlp", make)
 
     def __call__(self, x_RH: torch.Tensor, step: StepState, kv_pool_KSD: torch.Tensor) -> torch.Tensor:
@@ -70,7 +73,8 @@ class Decoder:
     ) -> torch.Tensor:
         """Compute all rows; logits [len(logit_rows), vocab] in the model's dtype, of all rows when None.
 
-        ids and logit_rows: int64, their lengths multiples of the row policy's quantum (logit_rows may be empty).
+        ids and logit_rows: int64, their lengths multiples of the row policy's quantum (logit_rows may be
+        empty).
         """
         x = F.embedding(ids_R, self._embedding)
         for layer, pool in zip(self._layers, kv_pools, strict=True):

@@ -1,4 +1,6 @@
-"""The pieces of a decoder that are not attention: how weights become linears, the gated MLP, the rotary table."""
+"""The pieces of a decoder that are not attention: how weights become linears, the gated MLP, the rotary
+table.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class GatedMlp:
             bias = torch.cat([F.pad(part, (0, padding)) for part in biases])
         self._gate_up = make(gate_up, bias)
         down_bias = weights.get(f"{prefix}.down_proj.bias", (hidden,)) if config.mlp_bias else None
-        self._down = make(F.pad(weights.get(f"{prefix}.down_proj.weight", (hidden, ffn)), (0, padding)), down_bias)
+        self._down = make(
+            F.pad(weights.get(f"{prefix}.down_proj.weight", (hidden, ffn)), (0, padding)), down_bias
+        )
         self._activation = silu_and_mul if config.activation == "silu" else gelu_tanh_and_mul
 
     def linears(self) -> list[Linear]:
@@ -63,7 +67,9 @@ class GatedMlp:
 
 
 class RotaryTable:
-    """cos and sin of every position, fp32, one half each; `at` gives a step's rows as `ops.cpu.RopeStep` wants them."""
+    """cos and sin of every position, fp32, one half each; `at` gives a step's rows as `ops.cpu.RopeStep`
+    wants them.
+    """
 
     __slots__ = ("_cos", "_sin")
 
@@ -82,9 +88,9 @@ class RotaryTable:
 def rope_frequencies(rope: RopeConfig, head_dim: int, max_positions: int) -> tuple[torch.Tensor, float]:
     """Angle per position of each pair, fp32 [head_dim / 2], and the factor on cos and sin.
 
-    linear: position interpolation (Chen et al. 2023). dynamic: NTK-aware; transformers recomputes it as a sequence
-    grows, which would make a position's logits depend on later ones, so here it is fixed for `max_positions`.
-    llama3: Llama 3.1's, three bands of wavelengths. yarn: Peng et al. 2023, section 3.
+    linear: position interpolation (Chen et al. 2023). dynamic: NTK-aware; transformers recomputes it as a
+    sequence grows, which would make a position's logits depend on later ones, so here it is fixed for
+    `max_positions`. llama3: Llama 3.1's, three bands of wavelengths. yarn: Peng et al. 2023, section 3.
     """
     theta = rope.theta
     if rope.kind == "dynamic":

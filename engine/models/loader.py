@@ -1,8 +1,8 @@
 """Reads a model's tensors: from a local Hugging Face folder, or random ones for `--load-format dummy`.
 
-Invariants: safetensors only, never pickle, no code from the folder; a tensor that is missing or of another shape is a
-ValueError that names it and the file. Memory: files are mapped, a tensor is copied when it is packed, so that loading
-needs little more than the model itself.
+Invariants: safetensors only, never pickle, no code from the folder; a tensor that is missing or of another
+shape is a ValueError that names it and the file. Memory: files are mapped, a tensor is copied when it is
+packed, so that loading needs little more than the model itself.
 """
 
 from __future__ import annotations
@@ -74,10 +74,14 @@ def _locate_tensors(folder: Path) -> dict[str, str]:
         file_of = msgspec.json.decode(index.read_bytes(), type=_Index).weight_map
         for file in set(file_of.values()):
             if Path(file).name != file or not file.endswith(".safetensors"):
-                raise ValueError(f"{index} names {file!r}, which is not a safetensors file of the same folder")
+                raise ValueError(
+                    f"{index} names {file!r}, which is not a safetensors file of the same folder"
+                )
         return file_of
     single = folder / "model.safetensors"
     if not single.is_file():
-        raise ValueError(f"{folder} has no model.safetensors; only safetensors are loaded, never pickled weights")
+        raise ValueError(
+            f"{folder} has no model.safetensors; only safetensors are loaded, never pickled weights"
+        )
     with safe_open(single, framework="pt") as opened:
         return dict.fromkeys(opened.keys(), single.name)

@@ -1,9 +1,10 @@
 """From a ScheduledBatch to the step's arrays.
 
-Owns the slot tables of the runner: each running sequence's block table and its last sampled token, by slot. Changed
-only through `apply` (a batch's installs and tables) and `record` (a step's samples).
+Owns the slot tables of the runner: each running sequence's block table and its last sampled token, by slot.
+Changed only through `apply` (a batch's installs and tables) and `record` (a step's samples).
 
-Rows are padded to the linears' row policy; padded rows compute token 0 at position 0 and write to scratch block 0.
+Rows are padded to the linears' row policy; padded rows compute token 0 at position 0 and write to scratch
+block 0.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ Int64Array = npt.NDArray[np.int64]
 class StepInputs:
     """One step's rows.
 
-    positions: int64 [R], without padding. ids, padded_positions, kv_slots: int64 [padded R]. logit_rows: the rows to
-    compute logits of, padded; None: all. sampled: the sequences these rows belong to, in order. invalid: slots whose
-    token ids are not in the vocabulary (computed with token 0 instead; their sample is an error).
+    positions: int64 [R], without padding. ids, padded_positions, kv_slots: int64 [padded R]. logit_rows: the
+    rows to compute logits of, padded; None: all. sampled: the sequences these rows belong to, in order.
+    invalid: slots whose token ids are not in the vocabulary (computed with token 0 instead; their sample is
+    an error).
     """
 
     positions: Int64Array
@@ -67,7 +69,9 @@ class SlotTables:
         table: list[int] = self._blocks[slot, : self._num_blocks[slot]].tolist()
         return table
 
-    def inputs(self, batch: ScheduledBatch, block_size: int, policy: RowPolicy, vocab_size: int) -> StepInputs:
+    def inputs(
+        self, batch: ScheduledBatch, block_size: int, policy: RowPolicy, vocab_size: int
+    ) -> StepInputs:
         """The rows of a batch whose tables have been applied."""
         sequences = batch.sequences
         count = len(sequences)

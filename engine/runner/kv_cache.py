@@ -1,12 +1,12 @@
 """The KV memory of an engine: how large it is, and the tensor.
 
 Layout `[layer][k/v x kv_head][slot][dim]` with slot = block x block_size + offset. The design names
-`[layer][block][k/v][kv_head][slot][dim]`; on the CPU heads come first, because then consecutive blocks are one
-strided view for the attention kernel and need no gather (`ops.cpu_attention`). Block 0 is scratch: padded rows write
-there and nobody reads it.
+`[layer][block][k/v][kv_head][slot][dim]`; on the CPU heads come first, because then consecutive blocks are
+one strided view for the attention kernel and need no gather (`ops.cpu_attention`). Block 0 is scratch: padded
+rows write there and nobody reads it.
 
-Invariant: sized once and touched at start, so that resident memory is known and flat, and the cost of a failure is
-known before it happens.
+Invariant: sized once and touched at start, so that resident memory is known and flat, and the cost of a
+failure is known before it happens.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class KvCache:
         copy_block(self._pool, source * size, target * size, tokens)
 
     def scrub(self, blocks: list[int]) -> None:
-        """Zero what is not finite in these blocks: a failed sequence's numbers must not reach their next owner.
+        """Zero what is not finite in these blocks: a failed sequence's numbers must not reach their next
+        owner.
 
         (A masked key does not count, but a masked NaN does: 0 x NaN is NaN.)
         """
@@ -73,7 +74,9 @@ def size_kv_cache(config: EngineConfig, model: ModelConfig, dtype: torch.dtype, 
     capacity = (num_blocks - 1) * config.block_size
     if capacity <= 0:
         least = 2 * per_token * config.block_size
-        raise ValueError(f"KV cache of {budget} bytes holds no block; set --kv-cache-memory to {least} or more")
+        raise ValueError(
+            f"KV cache of {budget} bytes holds no block; set --kv-cache-memory to {least} or more"
+        )
     sizes = KvSizes(
         num_blocks=num_blocks,
         block_size=config.block_size,
@@ -112,5 +115,7 @@ def _max_model_len(config: EngineConfig, model: ModelConfig, capacity: int, per_
     hint = f"--kv-cache-memory {needed} would hold {wanted}"
     if config.max_model_len is not None:
         raise ValueError(f"--max-model-len {wanted}: the KV cache holds {capacity} tokens only; {hint}")
-    logger.warning("max_model_len lowered to %d, what the KV cache holds (the model has %d); %s", capacity, wanted, hint)
+    logger.warning(
+        "max_model_len lowered to %d, what the KV cache holds (the model has %d); %s", capacity, wanted, hint
+    )
     return capacity

@@ -1,9 +1,10 @@
 """The Runner that computes: a decoder in torch over a paged KV cache.
 
-Owns weights, KV tensors, slot tables and sampling state; `run` is one step. Invariant (the contract): a position's
-logits depend on its own sequence's ids alone, whatever else is in the batch, however the prompt was cut into steps,
-whether a prefix came from the cache, and on any number of threads; `forward` is the door at which that is tested.
-Left to others: what runs when (`engine.scheduler`), what a token means (`engine.core`).
+Owns weights, KV tensors, slot tables and sampling state; `run` is one step. Invariant (the contract): a
+position's logits depend on its own sequence's ids alone, whatever else is in the batch, however the prompt
+was cut into steps, whether a prefix came from the cache, and on any number of threads; `forward` is the door
+at which that is tested. Left to others: what runs when (`engine.scheduler`), what a token means
+(`engine.core`).
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class ModelRunner:
         self._queries = geometry.query_buffer(self._max_rows)
 
     def run(self, batch: ScheduledBatch) -> SampledTokens:
-        """One step: compute every row, sample where asked. See `engine.batch` for the contract of both sides."""
+        """One step: compute every row, sample where asked. See `engine.batch` for the contract of both
+        sides.
+        """
         inputs = self._begin(batch)
         logits = self._compute(inputs, batch.plan)
         tokens = self._sampler.sample(logits, inputs.sampled, inputs.invalid) if inputs.sampled else ()
@@ -82,14 +85,18 @@ class ModelRunner:
         return self._compute(self._begin(batch), batch.plan)
 
     def probe(self, rows: int) -> None:
-        """A step of that many rows on scratch memory, for timing: decode rows, or one prefill from 64 rows on."""
+        """A step of that many rows on scratch memory, for timing: decode rows, or one prefill from 64 rows
+        on.
+        """
         if rows < 64:
             items = [Rows(self.block_size - 1, 1, [0])] * rows
         else:
             items = [Rows(0, rows, [0] * -(-rows // self.block_size))]
         positions = np.concatenate([np.arange(item.start, item.start + item.length) for item in items])
         padded = torch.zeros(self._policy.padded(rows), dtype=torch.int64)
-        inputs = StepInputs(positions, padded, padded, padded, padded[: self._policy.quantum], (), frozenset())
+        inputs = StepInputs(
+            positions, padded, padded, padded, padded[: self._policy.quantum], (), frozenset()
+        )
         self._forward(inputs, build_plan(items, self.block_size, share=False))
 
     def choose_threads(self, threads: ThreadChoice) -> None:
@@ -118,7 +125,9 @@ class ModelRunner:
         step = StepState(
             rope=RopeStep(*self._rotary.at(inputs.padded_positions), inputs.kv_slots),
             queries=self._queries,
-            attention={window: prepare(arrays, self._geometry, padded_rows, window) for window in self._windows},
+            attention={
+                window: prepare(arrays, self._geometry, padded_rows, window) for window in self._windows
+            },
         )
         return self._decoder.forward(inputs.ids, step, self._cache.layers, inputs.logit_rows)
 
@@ -141,7 +150,9 @@ def load_runner(config: EngineConfig, progress: Progress) -> LoadedRunner:
     threads = fixed_threads(most)
     threads.use(most)
     progress("loading weights", 0.0)
-    decoder = _load_decoder(config, folder, model, dtype, lambda fraction: progress("loading weights", fraction))
+    decoder = _load_decoder(
+        config, folder, model, dtype, lambda fraction: progress("loading weights", fraction)
+    )
     progress("checking the CPU's arithmetic", 0.0)
     runner = _assemble(config, decoder, dtype, threads)
     progress("timing a step", 0.0)
@@ -152,7 +163,9 @@ def load_runner(config: EngineConfig, progress: Progress) -> LoadedRunner:
     return LoadedRunner(runner, _ready(config, runner, folder, dtype, most))
 
 
-def _assemble(config: EngineConfig, decoder: Decoder, dtype: torch.dtype, threads: ThreadChoice) -> ModelRunner:
+def _assemble(
+    config: EngineConfig, decoder: Decoder, dtype: torch.dtype, threads: ThreadChoice
+) -> ModelRunner:
     model = decoder.config
     with torch.inference_mode():
         policy = choose_row_policy(
@@ -177,7 +190,11 @@ def _assemble(config: EngineConfig, decoder: Decoder, dtype: torch.dtype, thread
 
 
 def _load_decoder(
-    config: EngineConfig, folder: Path, model: ModelConfig, dtype: torch.dtype, progress: Callable[[float], None]
+    config: EngineConfig,
+    folder: Path,
+    model: ModelConfig,
+    dtype: torch.dtype,
+    progress: Callable[[float], None],
 ) -> Decoder:
     weights: Weights
     if config.load_format == "dummy":
@@ -201,11 +218,15 @@ def _dtype(config: EngineConfig) -> torch.dtype:
         return _DTYPES[config.dtype]
     words = set(Path("/proc/cpuinfo").read_text().split())
     fast = words & {"avx512_bf16", "amx_bf16"}
-    logger.info("dtype: %s (%s)", "bfloat16" if fast else "float32", ", ".join(sorted(fast)) or "no fast bf16 here")
+    logger.info(
+        "dtype: %s (%s)", "bfloat16" if fast else "float32", ", ".join(sorted(fast)) or "no fast bf16 here"
+    )
     return torch.bfloat16 if fast else torch.float32
 
 
-def _ready(config: EngineConfig, runner: ModelRunner, folder: Path, dtype: torch.dtype, threads: int) -> Ready:
+def _ready(
+    config: EngineConfig, runner: ModelRunner, folder: Path, dtype: torch.dtype, threads: int
+) -> Ready:
     return Ready(
         block_size=runner.block_size,
         num_blocks=runner.num_blocks - 1,
@@ -221,14 +242,20 @@ def _ready(config: EngineConfig, runner: ModelRunner, folder: Path, dtype: torch
 
 
 def _converted_tokenizer(folder: Path) -> bytes | None:
-    """The JSON of a tokenizer that has no tokenizer.json, converted by transformers; None: nothing to convert."""
+    """The JSON of a tokenizer that has no tokenizer.json, converted by transformers; None: nothing to
+    convert.
+    """
     if (folder / "tokenizer.json").is_file():
         return None
-    if not any((folder / name).is_file() for name in ("tokenizer.model", "vocab.json", "tokenizer_config.json")):
+    if not any(
+        (folder / name).is_file() for name in ("tokenizer.model", "vocab.json", "tokenizer_config.json")
+    ):
         logger.warning("%s has no tokenizer", folder)
         return None
     from transformers import AutoTokenizer  # seconds to import, so only for the models that need it
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, use_fast=True, local_files_only=True, trust_remote_code=False
+    )
     text: str = tokenizer.backend_tokenizer.to_str()
     return text.encode()

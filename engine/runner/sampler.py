@@ -1,12 +1,13 @@
 """Turns logits into tokens, by slot.
 
-Owns the sampling state of each slot: parameters, number of generated tokens, token counts for penalties, the random
-numbers of the next positions. Invariants: a token is a function of (logits, parameters, history, seed, position), so
-neither the batch nor a preemption changes it; what goes wrong for one row is that row's error and nobody else's.
+Owns the sampling state of each slot: parameters, number of generated tokens, token counts for penalties, the
+random numbers of the next positions. Invariants: a token is a function of (logits, parameters, history, seed,
+position), so neither the batch nor a preemption changes it; what goes wrong for one row is that row's error
+and nobody else's.
 
-A batch of plain greedy rows takes one argmax. Otherwise rows go one by one (`ops.sampling` says why).
-EOS needs nothing here: it is an ordinary token, whose consequence the scheduler decides; only `min_tokens` forbids
-EOS and stop ids for a while (EOS not, where `ignore_eos` makes it ordinary).
+A batch of plain greedy rows takes one argmax. Otherwise rows go one by one (`ops.sampling` says why). EOS
+needs nothing here: it is an ordinary token, whose consequence the scheduler decides; only `min_tokens`
+forbids EOS and stop ids for a while (EOS not, where `ignore_eos` makes it ordinary).
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class _TokenCounts:
 
 @dataclass(slots=True)
 class _SlotState:
-    """One slot's sampling. plain: argmax of the logits as they are. forbidden: ids that min_tokens keeps away."""
+    """One slot's sampling. plain: argmax of the logits as they are. forbidden: ids that min_tokens keeps
+    away.
+    """
 
     params: SamplingParams
     plain: bool
@@ -130,7 +133,9 @@ class Sampler:
             if not finite:
                 raise ValueError("the model's logits are not finite")
             token = likeliest if state.plain else _choose(logits_V, state, item.start + item.length)
-            logprobs = None if state.params.logprobs is None else _logprobs(logits_V, token, state.params.logprobs)
+            logprobs = (
+                None if state.params.logprobs is None else _logprobs(logits_V, token, state.params.logprobs)
+            )
         except Exception as error:  # whatever it is, the other rows are good
             logger.warning("sampling failed for slot %d: %s", item.slot, error)
             return SampledToken(item.slot, 0, error=str(error))

@@ -1,8 +1,8 @@
 """How many threads a step of so many rows is given.
 
-Small steps run best on one thread: waking a sleeping worker takes longer than the work (with OMP_WAIT_POLICY=PASSIVE
-about 50 us for each parallel region). By the contract of batch invariance the number changes no result, so it may
-be chosen by timing, and for every step anew.
+Small steps run best on one thread: waking a sleeping worker takes longer than the work (with
+OMP_WAIT_POLICY=PASSIVE about 50 us for each parallel region). By the contract of batch invariance the number
+changes no result, so it may be chosen by timing, and for every step anew.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Two ways to get answers from the model: a running server over plain HTTP, or `transformers` in this process.
+"""Two ways to get answers from the model: a running server over plain HTTP, or `transformers` in this
+process.
 
-Invariant: both take the same requests and answer in their order. Leaves to others: what is asked and what is right
-(evaluate.py).
+Invariant: both take the same requests and answer in their order. Leaves to others: what is asked and what
+is right (evaluate.py).
 """
 
 from __future__ import annotations
@@ -52,18 +53,17 @@ class Served:
         common = {"temperature": request.temperature, "seed": request.seed, "max_tokens": MAX_TOKENS}
         if request.messages:
             messages = [{"role": message.role, "content": message.content} for message in request.messages]
-            choice = self._post("/v1/chat/completions", {"messages": messages, **common})
-            return Reply(choice["message"]["content"], choice["finish_reason"] == "stop")
-        choice = self._post("/v1/completions", {"prompt": request.prompt, **common})
-        return Reply(choice["text"], choice["finish_reason"] == "stop")
+            return self._post("/v1/chat/completions", {"messages": messages, **common})
+        return self._post("/v1/completions", {"prompt": request.prompt, **common})
 
-    def _post(self, path: str, body: dict[str, object]) -> dict[str, object]:
+    def _post(self, path: str, body: dict[str, object]) -> Reply:
         post = urllib.request.Request(
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(post, timeout=600) as answer:
-            choice: dict[str, object] = json.load(answer)["choices"][0]
-            return choice
+            choice = json.load(answer)["choices"][0]
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        return Reply(text, choice["finish_reason"] == "stop")
 
 
 class Offline:
@@ -75,7 +75,7 @@ class Offline:
 
         torch.set_num_threads(threads)
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.batch = batch
 
     def answer(self, requests: list[Request]) -> list[Reply]:
@@ -93,8 +93,7 @@ class Offline:
         if not request.messages:
             return request.prompt
         messages = [{"role": message.role, "content": message.content} for message in request.messages]
-        text: str = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return text
+        return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
     def _generate(self, prompts: list[str], temperature: float, seed: int) -> list[Reply]:
         import torch
@@ -104,7 +103,7 @@ class Offline:
         sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
         if not temperature:
             self.model.generation_config.temperature = None
-        out = self.model.generate(
+        out = self.model.generate(  # type: ignore[misc]
             input_ids=tokens.input_ids,
             attention_mask=tokens.attention_mask,
             max_new_tokens=MAX_TOKENS,
@@ -112,6 +111,8 @@ class Offline:
         )
         end = self.tokenizer.eos_token_id
         rows = out[:, tokens.input_ids.shape[1] :].tolist()
-        return [
-            Reply(self.tokenizer.decode(row[: row.index(end)] if end in row else row), end in row) for row in rows
-        ]
+        return [self._reply(row, end) for row in rows]
+
+    def _reply(self, row: list[int], end: int) -> Reply:
+        ended = end in row
+        return Reply(str(self.tokenizer.decode(row[: row.index(end)] if ended else row)), ended)

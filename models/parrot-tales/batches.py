@@ -1,7 +1,8 @@
 """Token batches out of the example stream: examples of like length side by side, padded at the right.
 
-Padding behind the end needs no mask in a causal model, and no example sees another one. Invariant: a chunk's batches
-are a function of (seed, chunk), so a run that was cut goes on with exactly the batches it would have seen.
+Padding behind the end needs no mask in a causal model, and no example sees another one. Invariant: a
+chunk's batches are a function of (seed, chunk), so a run that was cut goes on with exactly the batches it
+would have seen.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ PROMPT_SHARE = 0.15
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`ids` [B, T]; `places` [N] index the flattened positions whose next token is learnt, with `weights` [N]."""
+    """`ids` [B, T]; `places` [N] index the flat positions whose next token is learnt, with `weights`."""
 
     ids: Tensor
     places: Tensor
@@ -59,7 +60,9 @@ def encode(tokenizer: Tokenizer, stream: Iterable[Example]) -> list[Encoded]:
 def chunk_batches(tokenizer: Tokenizer, seed: int, chunk: int, limit: int, size: int) -> list[Batch]:
     """The batches of a chunk, each of about `size` padded tokens, in a drawn order."""
     rng = Random(f"batches/{seed}/{chunk}")
-    documents = sorted(encode(tokenizer, examples(seed, chunk, limit)), key=lambda document: len(document.ids))
+    documents = sorted(
+        encode(tokenizer, examples(seed, chunk, limit)), key=lambda document: len(document.ids)
+    )
     groups: list[list[Encoded]] = [[]]
     for document in documents:
         if groups[-1] and (len(groups[-1]) + 1) * len(document.ids) > size:
@@ -77,7 +80,9 @@ def _batch(rng: Random, group: list[Encoded]) -> Batch:
     weights: list[float] = []
     for row, document in enumerate(group):
         ids[row, : len(document.ids)] = torch.tensor(document.ids)
-        for position, (token, is_answer) in enumerate(zip(document.ids[1:], document.is_answer[1:], strict=True)):
+        for position, (token, is_answer) in enumerate(
+            zip(document.ids[1:], document.is_answer[1:], strict=True)
+        ):
             # Of the prompt only a share is learnt: its words are drawn at random and teach little.
             if is_answer or rng.random() < PROMPT_SHARE:
                 places.append(row * width + position)

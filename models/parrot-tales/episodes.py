@@ -1,8 +1,8 @@
 """What happens in a story: its opening, sky and ending, and the episodes between them.
 
-Every episode is four or so sentences, the questions and claims they make true, and one summary clause. Invariant: an
-episode names its hero, its friend and its place in the sentences it adds. Leaves to others: small facts (facts.py),
-how long a text is and what is in it (documents.py).
+Every episode is four or so sentences, the questions and claims they make true, and one summary clause.
+Invariant: an episode names its hero, its friend and its place in the sentences it adds. Leaves to others:
+small facts (facts.py), how long a text is and what is in it (documents.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from random import Random
 
 import world
 from tales import Claim, Tale, another, another_place, recoloured, sentence
-from world import Mood, Person, Place, article
+from world import Person, Place, article
+
 
 def tell_opening(tale: Tale, rng: Random) -> None:
     hero = tale.hero
@@ -64,7 +65,9 @@ def tell_ending(tale: Tale, rng: Random) -> None:
     feeling = tale.mood.feeling
     tale.ask(f"feel {hero.name}", f"How did {hero.name} feel in the end?", feeling)
     wrong = another(rng, [mood.feeling for mood in world.MOODS.values()], feeling)
-    tale.claims.append(Claim(f"In the end {hero.name} was {feeling}.", f"In the end {hero.name} was {wrong}."))
+    tale.claims.append(
+        Claim(f"In the end {hero.name} was {feeling}.", f"In the end {hero.name} was {wrong}.")
+    )
 
 
 def _once(rng: Random) -> str:
@@ -95,7 +98,11 @@ def tell_loss(tale: Tale, rng: Random, hero: Person, friend: Person, place: Plac
     tale.ask(f"lost {hero.name}", f"What did {hero.name} lose?", article(thing))
     tale.ask(f"loser {thing}", f"Who lost {article(thing)}?", hero.name)
     tale.ask(f"finder {thing}", f"Who found the {thing}?", friend.name)
-    tale.ask(f"why go {hero.name} {place.name}", f"Why did {hero.name} go to {place.name}?", f"to look for the {thing}")
+    tale.ask(
+        f"why go {hero.name} {place.name}",
+        f"Why did {hero.name} go to {place.name}?",
+        f"to look for the {thing}",
+    )
     tale.ask(f"go {hero.name}", f"Where did {hero.name} go?", f"to {place.name}")
     tale.claims.append(Claim(f"{friend.name} found the {thing}.", f"{hero.name} found the {thing}."))
     tale.claims.append(
@@ -146,9 +153,19 @@ def tell_visit(tale: Tale, rng: Random, hero: Person, friend: Person, place: Pla
     ]
     tale.ask(f"visited {hero.name}", f"Who did {hero.name} visit?", friend.name)
     tale.ask(f"visitor {friend.name}", f"Who visited {friend.name}?", hero.name)
-    tale.ask(f"why visit {hero.name} {friend.name}", f"Why did {hero.name} visit {friend.name}?", f"because {hero.he} {reason}")
-    tale.ask(f"where visit {hero.name} {friend.name}", f"Where did {hero.name} visit {friend.name}?", place.there)
-    tale.ask(f"pastime {hero.name} {friend.name}", f"What did {hero.name} and {friend.name} do?", f"they spent the day {hobby}")
+    tale.ask(
+        f"why visit {hero.name} {friend.name}",
+        f"Why did {hero.name} visit {friend.name}?",
+        f"because {hero.he} {reason}",
+    )
+    tale.ask(
+        f"where visit {hero.name} {friend.name}", f"Where did {hero.name} visit {friend.name}?", place.there
+    )
+    tale.ask(
+        f"pastime {hero.name} {friend.name}",
+        f"What did {hero.name} and {friend.name} do?",
+        f"they spent the day {hobby}",
+    )
     tale.claims.append(Claim(f"{hero.name} visited {friend.name}.", f"{friend.name} visited {hero.name}."))
     wrong = another(rng, world.HOBBIES, hobby)
     tale.claims.append(Claim(f"They spent the day {hobby}.", f"They spent the day {wrong}."))
@@ -168,14 +185,23 @@ def tell_gift(tale: Tale, rng: Random, hero: Person, friend: Person, place: Plac
         f"{rng.choice((hero.name, hero.He))} gave the {thing} to {friend.name} because {reason}.",
         f"{friend.name} thanked {hero.name}.",
     ]
-    tale.ask(f"gave {hero.name} {friend.name}", f"What did {hero.name} give to {friend.name}?", article(thing))
+    tale.ask(
+        f"gave {hero.name} {friend.name}", f"What did {hero.name} give to {friend.name}?", article(thing)
+    )
     tale.ask(f"giver {thing}", f"Who gave the {thing} to {friend.name}?", hero.name)
     tale.ask(f"receiver {thing}", f"Who got the {thing}?", friend.name)
-    tale.ask(f"why give {friend.name}", f"Why did {hero.name} give the {thing} to {friend.name}?", f"because {reason}")
+    tale.ask(
+        f"why give {friend.name}",
+        f"Why did {hero.name} give the {thing} to {friend.name}?",
+        f"because {reason}",
+    )
     tale.ask(f"where find {thing}", f"Where did {hero.name} find the {thing}?", place.there)
     tale.ask(f"finder {thing}", f"Who found the {thing}?", hero.name)
     tale.claims.append(
-        Claim(f"{hero.name} gave the {thing} to {friend.name}.", f"{friend.name} gave the {thing} to {hero.name}.")
+        Claim(
+            f"{hero.name} gave the {thing} to {friend.name}.",
+            f"{friend.name} gave the {thing} to {hero.name}.",
+        )
     )
     wrong = another_place(rng, place).there
     tale.claims.append(

@@ -3,9 +3,9 @@
     python evaluate.py --url http://127.0.0.1:8000     through a running server
     python evaluate.py                                 with `transformers` in this process
 
-Prints a table: per skill the share of exactly right answers (stories: everything asked for is in them and they end);
-a chain of five calls over a long document; how many of a hundred stories differ.
-Leaves to others: how answers are had (answerers.py), what is true (tales.py).
+Prints a table: per skill the share of exactly right answers (stories: everything asked for is in them and
+they end); a chain of five calls over a long document; how many of a hundred stories differ. Leaves to
+others: how answers are had (answerers.py), what is true (tales.py).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def score_skills(answerer: Answerer, per_skill: int) -> tuple[list[Score], list[
 
 
 def score_chain(answerer: Answerer, count: int) -> Score:
-    """Four calls that carry a summary on through a document of about twenty sentences, and one question on it."""
+    """Four calls carry a summary on through a document of twenty sentences; the fifth asks it a question."""
     rng = Random(f"{HELD_OUT_SEED}/chain")
     documents_ = [_chain_document(rng) for _ in range(count)]
     summaries = [""] * count
@@ -93,14 +93,17 @@ def score_chain(answerer: Answerer, count: int) -> Score:
             f"Text: {' '.join(filter(None, (summary, parts[part].text)))}\nSummary in one sentence:"
             for summary, (parts, _) in zip(summaries, documents_, strict=True)
         ]
-        summaries = [reply.text.strip() for reply in answerer.answer([Request(prompt=prompt) for prompt in prompts])]
+        summaries = [
+            reply.text.strip() for reply in answerer.answer([Request(prompt=prompt) for prompt in prompts])
+        ]
     asked = [
         Request(prompt=f"Text: {summary}\nQuestion: {question.text}\nAnswer:")
         for summary, (_, question) in zip(summaries, documents_, strict=True)
     ]
     answers = answerer.answer(asked)
     right = [
-        reply.text.strip() == question.answer for reply, (_, question) in zip(answers, documents_, strict=True)
+        reply.text.strip() == question.answer
+        for reply, (_, question) in zip(answers, documents_, strict=True)
     ]
     return Score("chain of five calls", sum(right), count)
 
@@ -110,7 +113,9 @@ def _chain_document(rng: Random) -> tuple[list[Tale], Question]:
     while True:
         cast = world.draw_cast(rng, 4)
         parts = [documents.draw_passage(rng, rng.sample(cast, 2)) for _ in range(CHAIN_PARTS)]
-        whole = Tale(cast, parts[0].mood, questions=[question for part in parts for question in part.questions])
+        whole = Tale(
+            cast, parts[0].mood, questions=[question for part in parts for question in part.questions]
+        )
         questions = [question for question in whole.askable() if question_in_summary(question)]
         if questions:
             return parts, rng.choice(questions)
@@ -120,7 +125,9 @@ def score_distinct(answerer: Answerer, count: int) -> Score:
     requests = [
         Request((Message("user", "Write a story."),), temperature=0.8, seed=seed) for seed in range(count)
     ]
-    return Score("distinct stories at temperature 0.8", len({r.text for r in answerer.answer(requests)}), count)
+    return Score(
+        "distinct stories at temperature 0.8", len({r.text for r in answerer.answer(requests)}), count
+    )
 
 
 def table(scores: list[Score]) -> str:
@@ -129,7 +136,9 @@ def table(scores: list[Score]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--url", help="a running server; without it transformers is used")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
     parser.add_argument("--per-skill", type=int, default=50)

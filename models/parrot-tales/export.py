@@ -41,7 +41,9 @@ def export(model: Decoder, tokenizer: Tokenizer, folder: Path = FOLDER) -> None:
         **model.shape.fields(),
     }
     generation = {"eos_token_id": end, "pad_token_id": pad, "do_sample": True, "temperature": 0.8}
-    weights = {f"model.{name}": tensor.to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
+    weights = {
+        f"model.{name}": tensor.to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()
+    }
     _replace(folder / "model.safetensors", save(weights, metadata={"format": "pt"}))
     _replace(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     _replace(folder / "generation_config.json", (json.dumps(generation, indent=2) + "\n").encode())

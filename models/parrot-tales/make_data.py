@@ -14,6 +14,7 @@ from random import Random
 
 import documents
 import prompts
+import rewrites
 import skills
 import smalltalk
 import stories
@@ -33,9 +34,15 @@ _ABOUT_TEXT: tuple[tuple[float, Callable[[Random, Tale], Task | None]], ...] = (
     (8.0, skills.extract_json),
     (4.0, skills.give_title),
     (9.0, skills.check_claim),
-    (4.0, skills.review),
+    (4.0, rewrites.review),
 )
-_REWRITES = (skills.rewrite_name, skills.rewrite_place, skills.rewrite_mood, skills.revise, skills.revise)
+_REWRITES = (
+    rewrites.rewrite_name,
+    rewrites.rewrite_place,
+    rewrites.rewrite_mood,
+    rewrites.revise,
+    rewrites.revise,
+)
 
 
 def examples(seed: int, chunk: int, limit: int) -> Iterator[Example]:

@@ -1,7 +1,7 @@
 """Make tokenizer.json: a byte-level BPE of at most 4,096 entries over the project's own texts.
 
-Invariants: any text round-trips byte for byte; nothing is put before or behind a text (no BOS), so the tokens of a
-prompt are the same by every path; the marks of the chat template are one token each.
+Invariants: any text round-trips byte for byte; nothing is put before or behind a text (no BOS), so the
+tokens of a prompt are the same by every path; the marks of the chat template are one token each.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
-"""The decoder that train.py trains: Llama's equations in plain torch, with the weight names of the Hugging Face class.
+"""The decoder that train.py trains: Llama's equations in plain torch, with the weight names of the Hugging
+Face class.
 
-Invariant: `transformers.LlamaForCausalLM` loads `state_dict()` unchanged and computes the same logits. It exists
-because it is quicker on a CPU than the class it mirrors. Leaves to others: the loop (train.py), files (export.py).
+Invariant: `transformers.LlamaForCausalLM` loads `state_dict()` unchanged and computes the same logits. It
+exists because it is quicker on a CPU than the class it mirrors. Leaves to others: the loop (train.py),
+files (export.py).
 
-Dimension key: B sequences, T tokens, D hidden, H query heads, K key heads, E head size, F feed-forward, V vocabulary.
+Dimension key: B sequences, T tokens, D hidden, H query heads, K key heads, E head size, F feed-forward, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -51,7 +54,11 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.heads, self.key_heads, self.size = shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim
+        self.heads, self.key_heads, self.size = (
+            shape.num_attention_heads,
+            shape.num_key_value_heads,
+            shape.head_dim,
+        )
         self.q_proj = linear(shape.hidden_size, self.heads * self.size)
         self.k_proj = linear(shape.hidden_size, self.key_heads * self.size)
         self.v_proj = linear(shape.hidden_size, self.key_heads * self.size)
@@ -67,7 +74,8 @@ class Attention(nn.Module):
         v_BHTE = v_BKTE.repeat_interleave(groups, dim=1)
         q_BHTE = rotate(q_BHTE, cos_TE, sin_TE)
         mixed = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True)
-        return self.o_proj(mixed.transpose(1, 2).reshape(B, T, -1))
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(B, T, -1))
+        return out
 
 
 def rotate(x: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
@@ -84,7 +92,8 @@ class FeedForward(nn.Module):
         self.down_proj = linear(shape.intermediate_size, shape.hidden_size)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        return out
 
 
 class Layer(nn.Module):
@@ -97,7 +106,8 @@ class Layer(nn.Module):
 
     def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        out: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        return out
 
 
 class Decoder(nn.Module):
@@ -118,10 +128,14 @@ class Decoder(nn.Module):
     def forward(self, ids_BT: Tensor) -> Tensor:
         T = ids_BT.shape[1]
         x_BTD = self.embed_tokens(ids_BT)
-        cos_TE, sin_TE = self.get_buffer("cos")[:T].to(x_BTD.dtype), self.get_buffer("sin")[:T].to(x_BTD.dtype)
+        cos_TE, sin_TE = (
+            self.get_buffer("cos")[:T].to(x_BTD.dtype),
+            self.get_buffer("sin")[:T].to(x_BTD.dtype),
+        )
         for layer in self.layers:
             x_BTD = layer(x_BTD, cos_TE, sin_TE)
-        return self.norm(x_BTD)  # type: ignore[no-any-return]
+        out: Tensor = self.norm(x_BTD)
+        return out
 
     def logits(self, x_ND: Tensor) -> Tensor:
         return F.linear(x_ND, self.embed_tokens.weight)

@@ -1,7 +1,9 @@
-"""The forms in which a task reaches the model: a chat of one or more turns, or a plain prompt that is continued.
+"""The forms in which a task reaches the model: a chat of one or more turns, or a plain prompt that is
+continued.
 
-An `Example` is a list of pieces; the model is trained on all of them and graded on the answers. Invariant: prompt and
-answer are separate pieces, because a server tokenises the prompt alone: training must see that very boundary.
+An `Example` is a list of pieces; the model is trained on all of them and graded on the answers. Invariant:
+prompt and answer are separate pieces, because a server tokenises the prompt alone: training must see that
+very boundary.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ class Message:
 class Example:
     """One document of training, or one question of an evaluation.
 
-    For a chat `messages` holds the turns and for a plain prompt `prompt` holds the text; the answer that is graded
-    is that of the last turn.
+    For a chat `messages` holds the turns, for a plain prompt `prompt` holds the text; the graded answer is
+    that of the last turn.
     """
 
     task: Task
@@ -133,7 +135,9 @@ def _plain_prompt(rng: Random, task: Task) -> str:
             stem = task.instruction
             if task.skill == "out of world" and rng.random() < 0.3:
                 end = rng.choice((": ", ":"))
-                cue = rng.choice(("Code", "Your test code", "Result", "Output", "Response", "Poem", "Plan", "Text"))
+                cue = rng.choice(
+                    ("Code", "Your test code", "Result", "Output", "Response", "Poem", "Plan", "Text")
+                )
                 return f"{preamble}{stem}\n{cue}{end}"
             tail = rng.choice(("", "\n", "\n\n", " ", f"\n{task.cue}{end}", f"\n\n{task.cue}{end}", end))
             return preamble + (stem.rstrip(".?!") if tail == end else stem) + tail
@@ -145,13 +149,16 @@ def _plain_prompt(rng: Random, task: Task) -> str:
         gap = rng.choice(("\n", "\n", "\n\n"))
         return f"{preamble}{label}: {task.text}{gap}{question}{gap}{task.cue}{end}"
     if roll < 0.55 and not ask:
-        return f"{preamble}{label}: {task.text}\n{task.cue}{end}" if _cue_is_enough(task) else (
-            f"{preamble}{task.instruction}\n{label}: {task.text}\n{task.cue}{end}"
+        return (
+            f"{preamble}{label}: {task.text}\n{task.cue}{end}"
+            if _cue_is_enough(task)
+            else (f"{preamble}{task.instruction}\n{label}: {task.text}\n{task.cue}{end}")
         )
     if roll < 0.75:
         return f"{preamble}{task.instruction}\n\n{task.text}\n\n{task.cue}{end}"
     if roll < 0.9:
-        return f"{preamble}{task.text}\n\n{task.instruction}{rng.choice((chr(10), ' ', chr(10) * 2, ' ' + task.cue + end))}"
+        tail = rng.choice(("\n", " ", "\n\n", f" {task.cue}{end}"))
+        return f"{preamble}{task.text}\n\n{task.instruction}{tail}"
     return f"{preamble}{task.instruction} {task.text}\n{task.cue}{end}"
 
 

@@ -1,15 +1,13 @@
 """What can be asked about a text of the world: instruction, cue and true answer.
 
-A `Task` is a wording and its answer; how it is put into a chat or a plain prompt is prompts.py's. Invariant: the
-answer follows from the text alone, is the same for every wording, and is the only right one (`must` empty) or must
-hold the strings in `must` (stories).
+A `Task` is a wording and its answer; how it is put into a chat or a plain prompt is prompts.py's.
+Invariant: the answer follows from the text alone, is the same for every wording, and is the only right one
+(`must` empty) or must hold the strings in `must` (stories).
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -17,16 +15,16 @@ import documents
 import lumi
 import world
 from documents import Wish
-from tales import UNKNOWN, Question, Tale, another_place, merge_summaries
+from tales import UNKNOWN, Question, Tale, merge_summaries
 
 # Facts that the summary clause of an episode still tells.
-_IN_SUMMARY = ("lost", "loser", "finder", "buy", "visited", "visitor", "pastime", "where visit", "gave", "giver",
-               "receiver", "where find", "shared")  # fmt: skip
+_IN_SUMMARY = ("lost", "loser", "finder", "buy", "visited", "visitor", "pastime", "where visit", "gave",
+               "giver", "receiver", "where find", "shared")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`instruction` asks for `answer` about `text` (which may be empty); `cue` is the word before a plain answer."""
+    """`instruction` asks for `answer` about `text` (may be empty); `cue` stands before a plain answer."""
 
     skill: str
     instruction: str
@@ -73,7 +71,9 @@ def _unanswerable(rng: Random, tale: Tale) -> Question:
         strange = [
             question
             for question in other.questions
-            if question.key not in known and question.text not in known and not question.key.startswith("who kind")
+            if question.key not in known
+            and question.text not in known
+            and not question.key.startswith("who kind")
         ]
         if strange:
             return rng.choice(strange)
@@ -127,7 +127,9 @@ def merge(rng: Random) -> Task:
     text = rng.choice(("\n", "\n", "\n\n")).join(lines)
     if rng.random() < 0.35:
         # A program joins the texts and asks for a summary: the same answer.
-        return Task("merge", _summary_wording(rng), merge_summaries(summaries), " ".join(summaries), _summary_cue(rng))
+        return Task(
+            "merge", _summary_wording(rng), merge_summaries(summaries), " ".join(summaries), _summary_cue(rng)
+        )
     return Task("merge", wording, merge_summaries(summaries), text, rng.choice(("Summary", "Merged summary")))
 
 
@@ -161,14 +163,26 @@ def refine(rng: Random) -> Task:
 
 def list_names(rng: Random, tale: Tale) -> Task:
     wording = rng.choice(
-        ("List the names in the text.", "Which names are in the text?", "List all the people.", "Name everybody in the text.", "Who is in the text?", "Who is in the story?")
+        (
+            "List the names in the text.",
+            "Which names are in the text?",
+            "List all the people.",
+            "Name everybody in the text.",
+            "Who is in the text?",
+            "Who is in the story?",
+        )
     )
     return Task("names", wording, ", ".join(tale.names()), tale.text, "Names")
 
 
 def list_places(rng: Random, tale: Tale) -> Task:
     wording = rng.choice(
-        ("List the places in the text.", "Which places are in the text?", "List all the places.", "Name every place.")
+        (
+            "List the places in the text.",
+            "Which places are in the text?",
+            "List all the places.",
+            "Name every place.",
+        )
     )
     return Task("places", wording, ", ".join(tale.place_names()) or UNKNOWN, tale.text, "Places")
 
@@ -179,7 +193,9 @@ def extract_json(rng: Random, tale: Tale) -> Task:
         "places": tale.place_names(),
         "things": sorted(tale.things, key=tale.text.find),
     }
-    keys = rng.choice((["names", "places"], ["names"], ["places"], ["names", "places", "things"], ["names", "things"]))
+    keys = rng.choice(
+        (["names", "places"], ["names"], ["places"], ["names", "places", "things"], ["names", "things"])
+    )
     fields = " and ".join([", ".join(keys[:-1]), keys[-1]] if len(keys) > 1 else keys)
     quoted = ", ".join(f'"{key}"' for key in keys)
     wording = rng.choice(
@@ -199,7 +215,14 @@ def give_title(rng: Random, tale: Tale) -> Task | None:
     if not tale.title:
         return None
     wording = rng.choice(
-        ("Give the story a title.", "Find a title.", "What is a good title?", "Write a title for the text.", "Give it a title.", "Give it a title.")
+        (
+            "Give the story a title.",
+            "Find a title.",
+            "What is a good title?",
+            "Write a title for the text.",
+            "Give it a title.",
+            "Give it a title.",
+        )
     )
     return Task("title", wording, tale.title, tale.text, "Title")
 
@@ -207,7 +230,9 @@ def give_title(rng: Random, tale: Tale) -> Task | None:
 def check_claim(rng: Random, tale: Tale) -> Task | None:
     """Say whether a sentence about the text is right, and correct it when it is not."""
     true_claims = {claim.true for claim in tale.claims}
-    claims = [claim for claim in tale.claims if claim.false not in true_claims and claim.false not in tale.text]
+    claims = [
+        claim for claim in tale.claims if claim.false not in true_claims and claim.false not in tale.text
+    ]
     if not claims:
         return None
     claim = rng.choice(claims)
@@ -226,135 +251,19 @@ def check_claim(rng: Random, tale: Tale) -> Task | None:
     return Task("claim", wording, "That is right." if right else f"No. {claim.true}", tale.text, "Answer")
 
 
-def replaced(text: str, old: str, new: str) -> str:
-    """`text` with the whole words `old` exchanged."""
-    return re.sub(rf"\b{re.escape(old)}\b", new, text)
-
-
-def moved(text: str, old: world.Place, new: world.Place) -> str:
-    """`text` playing in another place; the preposition goes with it."""
-    there = replaced(text, old.there, new.there)
-    sentence_start = f"{old.there[0].upper()}{old.there[1:]}"
-    there = replaced(there, sentence_start, f"{new.there[0].upper()}{new.there[1:]}")
-    return replaced(there, old.name, new.name)
-
-
-def rewrite_name(rng: Random, tale: Tale) -> Task:
-    old = rng.choice([person for person in tale.cast if person.name in tale.names()])
-    new = old
-    while new.name in {person.name for person in tale.cast} or new.female != old.female:
-        new = world.draw_person(rng)
-    wording = rng.choice(
-        (
-            f"Rewrite the text with the name {new.name} instead of {old.name}.",
-            f"Replace {old.name} with {new.name}.",
-            f"Rewrite the story. {old.name} is now called {new.name}.",
-            f"Change the name {old.name} to {new.name}.",
-        )
-    )
-    return Task("rewrite", wording, replaced(tale.text, old.name, new.name), tale.text, "New text")
-
-
-def rewrite_place(rng: Random, tale: Tale) -> Task | None:
-    if len(tale.place_names()) != 1:
-        return None
-    old = tale.places[0]
-    new = another_place(rng, old)
-    wording = rng.choice(
-        (
-            f"Rewrite the text so that it takes place {new.there}.",
-            f"Rewrite the story with {new.name} instead of {old.name}.",
-            f"Move the story to {new.name}.",
-            f"Let the story take place {new.there}.",
-        )
-    )
-    return Task("rewrite", wording, moved(tale.text, old, new), tale.text, "New text")
-
-
-def rewrite_mood(rng: Random, tale: Tale) -> Task | None:
-    if not tale.mood_sentences:
-        return None
-    mood = documents.draw_mood(rng)
-    wording = rng.choice(
-        (
-            f"Rewrite the text in a {mood.name} mood.",
-            f"Make the story {mood.name}.",
-            f"Rewrite the story as a {mood.name} story.",
-            f"Rewrite the story with a {mood.name} ending.",
-        )
-    )
-    if "ending" in wording:
-        return Task("rewrite", wording, in_mood(tale, mood, ending_only=True), tale.text, "New text")
-    return Task("rewrite", wording, in_mood(tale, mood), tale.text, "New text")
-
-
-def in_mood(tale: Tale, mood: world.Mood, ending_only: bool = False) -> str:
-    """The same text in another mood: its sky and its ending are exchanged, nothing else."""
-    told = []
-    for line in tale.sentences:
-        part, index = tale.mood_sentences.get(line, ("", 0))
-        if part == "sky" and not ending_only:
-            line = mood.skies[index]
-        elif part == "ending":
-            line = mood.endings[index].format(m=tale.hero.name)
-        told.append(line)
-    return " ".join(told)
-
-
-def review(rng: Random, tale: Tale) -> Task:
-    """A reviewer is told what the story should be, and says what is wrong with it."""
-    good = rng.random() < 0.4
-    if rng.random() < 0.5 and tale.place_names():
-        place = rng.choice(tale.places)
-        wanted = place if good else another_place(rng, place)
-        good = wanted.name in tale.place_names()
-        wish = f"take place {wanted.there}"
-    else:
-        name = rng.choice(tale.names()) if good else world.draw_person(rng).name
-        good = name in tale.names()
-        wish = f"be about {name}"
-    wording = rng.choice(
-        (
-            f"Review the story. It should {wish}.",
-            f"You are a reviewer. The story should {wish}. Review it.",
-            f"The story should {wish}. Write a review.",
-        )
-    )
-    answer = "The story is good." if good else f"The story should {wish}."
-    return Task("review", wording, answer, tale.text, "Review")
-
-
-def revise(rng: Random, tale: Tale) -> Task | None:
-    """A writer who gets a review: the story with the one thing changed, or unchanged when it is good."""
-    if len(tale.place_names()) != 1:
-        return None
-    roll = rng.random()
-    if roll < 0.2:
-        verdict, answer = "The story is good.", tale.text
-    elif roll < 0.6:
-        place = another_place(rng, tale.places[0])
-        verdict, answer = f"The story should take place {place.there}.", moved(tale.text, tale.places[0], place)
-    else:
-        hero = tale.hero
-        new = hero
-        while new.name in {person.name for person in tale.cast} or new.female != hero.female:
-            new = world.draw_person(rng)
-        verdict, answer = f"The story should be about {new.name}.", replaced(tale.text, hero.name, new.name)
-    wording = rng.choice(
-        ("Revise the story.", "Write the story again with the review.", "Improve the story.", "Rewrite the story.")
-    )
-    return Task("revise", wording, answer, f"{tale.text}\nReview: {verdict}", rng.choice(("Revised story", "Story")))
-
-
 def translate(rng: Random) -> Task:
     english = " ".join(lumi.draw_sentence(rng) for _ in range(rng.choice((1, 1, 1, 2, 3))))
     if rng.random() < 0.55:
-        wording = rng.choice(("Translate into Lumi.", "Translate to Lumi.", "Translate the text into Lumi.", "Say it in Lumi."))
+        wording = rng.choice(
+            ("Translate into Lumi.", "Translate to Lumi.", "Translate the text into Lumi.", "Say it in Lumi.")
+        )
         return Task("translate", wording, lumi.to_lumi(english), english, "Lumi")
     wording = rng.choice(
-        ("Translate into English.", "Translate from Lumi to English.", "Translate the Lumi text into English.", "Say it in English.")
+        (
+            "Translate into English.",
+            "Translate from Lumi to English.",
+            "Translate the Lumi text into English.",
+            "Say it in English.",
+        )
     )
     return Task("translate", wording, english, lumi.to_lumi(english), "English")
-
-
-TextSkill = Callable[[Random, Tale], "Task | None"]

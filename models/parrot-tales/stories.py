@@ -1,6 +1,7 @@
 """Writing stories on request, and going on with a story that has begun.
 
-Invariant: what the request names (people, place, mood of the ending, thing) is in the story; `must` lists it.
+Invariant: what the request names (people, place, mood of the ending, thing) is in the story; `must` lists
+it.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from tales import Tale
 from world import Person, article
 
 # Heroes that only a request names; most are in no other text.
-STRANGE_HEROES = (
-    "snail", "ghost", "knight", "princess", "queen", "prince", "clown", "monster", "elephant", "monkey", "tiger",
-    "whale", "bee", "tree", "cloud", "star", "snowman", "train", "car", "astronaut", "detective", "fisherman",
-    "nurse", "soldier", "thief", "giant", "fairy", "witch", "squirrel", "hedgehog", "penguin", "crocodile", "spider",
-    "programmer", "student", "musician", "inventor", "scientist", "captain", "shark", "pig", "sheep", "snake",
-)  # fmt: skip
+STRANGE_HEROES = world.words(
+    "snail ghost knight princess queen prince clown monster elephant monkey tiger whale bee tree cloud "
+    "star snowman train car astronaut detective fisherman nurse soldier thief giant fairy witch "
+    "squirrel hedgehog penguin crocodile spider programmer student musician inventor scientist captain "
+    "shark pig sheep snake"
+)
 
 
 def write_story(rng: Random) -> tuple[Task, Tale]:
-    """A request for a story and one that fulfils it; the tale is returned so that more can be asked about it."""
+    """A request for a story and a tale that fulfils it, about which more can be asked."""
     wish = documents.draw_wish(rng, rng.choice((2, 2, 3)))
-    hero, friend = wish.cast[:2]
+    hero = wish.cast[0]
     if rng.random() < 0.25:
         hero = Person(hero.name, rng.choice(STRANGE_HEROES), hero.female)
         wish.cast[0] = hero
@@ -99,7 +100,13 @@ def continue_story(rng: Random) -> Task:
     cut = rng.randint(1, len(tale.sentences) - 2)
     begun, rest = " ".join(tale.sentences[:cut]), " ".join(tale.sentences[cut:])
     wording = rng.choice(
-        ("Continue the story.", "Continue the text.", "Go on with the story.", "Finish the story.", "How does the story go on?")
+        (
+            "Continue the story.",
+            "Continue the text.",
+            "Go on with the story.",
+            "Finish the story.",
+            "How does the story go on?",
+        )
     )
     return Task("continue", wording, rest, begun, "Continuation", must=(tale.hero.name,))
 

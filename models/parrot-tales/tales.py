@@ -1,9 +1,9 @@
 """Texts of the world together with everything that is true of them.
 
-A `Tale` is a list of sentences and the questions, claims, summary clauses and titles that follow from the same
-facts, so every answer is true by construction. Invariants: a question whose key has two different answers in one
-tale is never asked; every name, place and thing in an answer stands in the text (or is a fixed phrase).
-Leaves to others: how the tasks are worded (skills.py), the things themselves (world.py).
+A `Tale` is a list of sentences and the questions, claims, summary clauses and titles that follow from the
+same facts, so every answer is true by construction. Invariants: a question whose key has two different
+answers in one tale is never asked; every name, place and thing in an answer stands in the text (or is a
+fixed phrase). Leaves to others: how the tasks are worded (skills.py), the things themselves (world.py).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def sentence(phrase: str) -> str:
 
 
 def join_clauses(clauses: list[str]) -> str:
-    """One sentence of several clauses: what a summary of many episodes, or a merge of summaries, reads like."""
+    """One sentence of several clauses: how a summary of episodes, or of summaries, reads."""
     return ", and ".join(clauses) + "."
 
 

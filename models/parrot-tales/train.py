@@ -1,8 +1,10 @@
-"""Train the bundled model: `python train.py --run DIR`. It may be cut at any time and goes on from its last checkpoint.
+"""Train the bundled model: `python train.py --run DIR`. It may be cut at any time and goes on from its
+last checkpoint.
 
-The rate warms up, stays, and falls in a line over the last part of `--tokens`; a later run with more tokens goes on from
-`stable.pt`, which is the state before the fall. Matrices are learnt with Muon, embeddings and norms with AdamW.
-Invariant: a checkpoint is written at the border of a chunk and says which chunk comes next.
+The rate warms up, stays, and falls in a line over the last part of `--tokens`; a later run with more tokens
+goes on from `stable.pt`, which is the state before the fall. Matrices are learnt with Muon, embeddings and
+norms with AdamW. Invariant: a checkpoint is written at the border of a chunk and says which chunk comes
+next.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,13 +56,18 @@ class Run:
         self.adamw = torch.optim.AdamW(others, lr=BASE_RATE["adamw"], betas=(0.9, 0.95), weight_decay=0.0)
         self.progress = Progress()
         self.hidden = torch.compile(self.model, dynamic=True) if args.compile else self.model
+        self.stopping = False
         self.decay_start = int(args.tokens * (1 - args.decay))
         self._load()
 
     def _load(self) -> None:
         path = self.args.run / "last.pt"
         stable = self.args.run / "stable.pt"
-        if stable.exists() and path.exists() and self._tokens_of(stable) < self.decay_start < self._tokens_of(path):
+        if (
+            stable.exists()
+            and path.exists()
+            and self._tokens_of(stable) < self.decay_start < self._tokens_of(path)
+        ):
             path = stable  # the run had begun to fall and shall now go on longer
         if not path.exists():
             return
@@ -92,11 +100,15 @@ class Run:
             os.replace(self.args.run / f".{name}", self.args.run / name)
         export(self.model, self.tokenizer, self.args.out)
 
+    def stop(self) -> None:
+        """Ask the run to save and end at the next border of a chunk."""
+        self.stopping = True
+
     def rate(self) -> float:
         """The part of the base rate that holds now: warm-up, plateau, fall."""
-        tokens = self.progress.tokens
+        tokens, total = self.progress.tokens, int(self.args.tokens)
         warm = min(1.0, (tokens + 1) / WARM_TOKENS)
-        fall = max(0.0, tokens - self.decay_start) / max(1, self.args.tokens - self.decay_start)
+        fall = max(0.0, tokens - self.decay_start) / max(1, total - self.decay_start)
         return warm * max(0.02, 1.0 - fall)
 
     def limit(self) -> int:
@@ -119,7 +131,7 @@ class Run:
         for optimizer, name in ((self.muon, "muon"), (self.adamw, "adamw")):
             for group in optimizer.param_groups:
                 group["lr"] = BASE_RATE[name] * rate
-            optimizer.step()
+            optimizer.step()  # type: ignore[no-untyped-call]
             optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.progress.tokens += sum(batch.tokens for batch in batches)
@@ -139,7 +151,7 @@ class Run:
     def steps(self) -> Iterator[tuple[float, float]]:
         """Learn chunk after chunk until the tokens are used up; saves at chunk borders."""
         saved = last = time.monotonic()
-        while self.progress.tokens < self.args.tokens:
+        while self.progress.tokens < self.args.tokens and not self.stopping:
             batches = chunk_batches(
                 self.tokenizer, self.args.seed, self.progress.chunk, self.limit(), self.args.batch_tokens
             )
@@ -160,10 +172,14 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of checkpoints and log")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the exported model")
     parser.add_argument("--tokens", type=int, default=60_000_000)
-    parser.add_argument("--decay", type=float, default=0.25, help="part of the tokens over which the rate falls")
+    parser.add_argument(
+        "--decay", type=float, default=0.25, help="part of the tokens over which the rate falls"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", type=int, default=36, help="sentences in the longest texts, about")
-    parser.add_argument("--batch-tokens", type=int, default=2048, help="padded tokens that are computed at once")
+    parser.add_argument(
+        "--batch-tokens", type=int, default=2048, help="padded tokens that are computed at once"
+    )
     parser.add_argument("--batches", type=int, default=2, help="of those in a step")
     parser.add_argument("--save-seconds", type=float, default=120.0)
     parser.add_argument("--threads", type=int, default=2)
@@ -173,6 +189,7 @@ def main() -> None:
     args.run.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     run = Run(args)
+    signal.signal(signal.SIGTERM, lambda *_: run.stop())
     run.save()
     _train(run, args.run / "log.jsonl")
 

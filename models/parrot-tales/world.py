@@ -1,8 +1,8 @@
 """The things of the little English world: people, animals, places, objects, moods, and the words for them.
 
-Invariant: every draw takes its randomness from the `Random` that is passed in, so that a seed fixes a world.
-One name in eight is made of random syllables, so that a model learns to copy names, not to know them.
-Leaves to others: what happens (tales.py), what is asked about it (skills.py).
+Invariant: every draw takes its randomness from the `Random` that is passed in, so that a seed fixes a
+world. One name in eight is made of random syllables, so that a model learns to copy names, not to know
+them. Leaves to others: what happens (tales.py), what is asked about it (skills.py).
 """
 
 from __future__ import annotations
@@ -10,27 +10,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-GIRLS = (
+
+def words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+GIRLS = words(
     "Mia Anna Lily Emma Sara Lucy Nora Ella Alice Clara Zoe Ruby Ida Rosa Maya Eva Jane Kate Mary Lena Grace "
     "Amy Hanna Julia Laura Molly Nina Olga Paula Rita Sofia Tina Vera Wendy Yara Bella Daisy Fiona Gina Holly"
-).split()
-BOYS = (
+)
+BOYS = words(
     "Tom Ben Max Leo Sam Tim Jack Paul Noah Finn Oscar Bob Hugo Felix Adam Carl David Eric Fred George Henry "
-    "Ivan John Kevin Luke Mark Nick Otto Peter Ralph Simon Theo Victor Will Alex Bruno Daniel Emil Frank Jonas"
-).split()
-HUMAN_ROLES = "teacher baker farmer doctor painter sailor singer gardener king pirate wizard pilot cook".split()
-ANIMALS = (
+    "Ivan John Kevin Luke Mark Nick Otto Peter Ralph Simon Theo Victor Will Alex Bruno Daniel Emil Frank "
+    "Jonas"
+)
+HUMAN_ROLES = words(
+    "teacher baker farmer doctor painter sailor singer gardener king pirate wizard pilot cook"
+)
+ANIMALS = words(
     "fox rabbit bear cat dog mouse bird horse frog duck owl wolf lion cow hen goat dragon robot parrot turtle"
-).split()
-COLOURS = "red blue green yellow white black brown golden silver pink".split()
-TREASURES = (
+)
+COLOURS = words("red blue green yellow white black brown golden silver pink")
+TREASURES = words(
     "ball hat key book kite boat lamp ring cup coat map bell drum flute box scarf basket coin shoe mirror"
-).split()
-FOODS = "bread soup cake cheese honey milk rice pie jam fish".split()
-COUNTABLES = "apples pears eggs flowers stones shells nuts carrots stars feathers".split()
-CREATURES = "horse bird deer snake goat swan cow owl snail butterfly".split()
-HOBBIES = "dancing singing reading swimming cooking painting running fishing climbing sleeping".split()
-NUMBERS = "two three four five six seven eight nine ten twelve".split()
+)
+FOODS = words("bread soup cake cheese honey milk rice pie jam fish")
+COUNTABLES = words("apples pears eggs flowers stones shells nuts carrots stars feathers")
+CREATURES = words("horse bird deer snake goat swan cow owl snail butterfly")
+HOBBIES = words("dancing singing reading swimming cooking painting running fishing climbing sleeping")
+NUMBERS = words("two three four five six seven eight nine ten twelve")
 
 # A place and the word that says "being there".
 PLACES = {
@@ -92,7 +100,10 @@ MOODS = {
             "funny",
             "cheerful",
             ("The wind stole all the hats.", "A duck was laughing.", "The clouds looked like socks."),
-            ("In the end {m} was cheerful and laughed out loud.", "In the end {m} was cheerful and told a joke."),
+            (
+                "In the end {m} was cheerful and laughed out loud.",
+                "In the end {m} was cheerful and told a joke.",
+            ),
         ),
         Mood(
             "scary",
@@ -141,12 +152,12 @@ class Place:
 
     @property
     def there(self) -> str:
-        """"in the park"."""
+        """ "in the park"."""
         return f"{self.preposition} {self.name}"
 
 
 def article(noun: str) -> str:
-    """"an owl", "a red ball"."""
+    """ "an owl", "a red ball"."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 

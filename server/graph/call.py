@@ -1,14 +1,14 @@
 """Calls and tasks: what was submitted, and how far it has come.
 
-A Call is one submitted template. A Task is one of its outputs together with the fills before it: a call with k
-outputs is k tasks that share one context, each going on after the one before. What follows the last output is
-never needed.
+A Call is one submitted template. A Task is one of its outputs together with the fills before it: a call with
+k outputs is k tasks that share one context, each going on after the one before. What follows the last output
+is never needed.
 
     You are {{input:role}}. Plan: {{output:plan}} Code for {{input:task}}: {{output:code}} Thanks!
     |------------- task 0 -------------------| |------------- task 1 ---------------|  nothing
 
-Responsible for: the specs, complete and immutable (a journal can store them), and the state that `CallGraph` alone
-changes.
+Responsible for: the specs, complete and immutable (a journal can store them), and the state that `CallGraph`
+alone changes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from server.graph.variable import SemanticVariable
 TaskState = Literal["waiting", "ready", "running", "done", "failed", "cancelled"]
 CallState = Literal["pending", "ready", "running", "done", "failed", "cancelled"]
 Share = Literal["tenant", "public"]
+
+
+NO_USAGE = wire.Usage()
 
 
 class VariableSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -53,7 +56,7 @@ class OutputSpec(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CallSpec(msgspec.Struct, frozen=True, array_like=True):
-    """A valid call. `outputs` are in the template's order; `chat`: the template wrote its own special tokens."""
+    """A valid call. `outputs` are in the template's order; `chat`: special tokens are in the text."""
 
     id: str
     segments: tuple[Segment, ...]
@@ -79,9 +82,7 @@ class Progress:
     started: float | None = None
     finished: float | None = None
     engine: int | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
+    usage: wire.Usage = NO_USAGE
 
 
 @dataclass(slots=True, eq=False)
@@ -151,6 +152,18 @@ class Task:
                 pieces.append(Fill(self.call.filled[segment.name], is_variable=True))
         return tuple(pieces)
 
+    def context_size(self) -> int:
+        """Characters of the context's text."""
+        size, outputs = 0, iter(self.call.tasks)
+        for segment in self.call.spec.segments[: self.end]:
+            if isinstance(segment, Constant):
+                size += len(segment.text)
+            elif isinstance(segment, Output):
+                size += next(outputs).output.length
+            else:
+                size += len(self.call.filled[segment.name])
+        return size
+
 
 @dataclass(slots=True, eq=False)
 class Call:
@@ -181,6 +194,6 @@ class Call:
         return any(task.output.state == "failed" for task in self.tasks)
 
     @property
-    def failure(self) -> wire.VariableError | None:
+    def error(self) -> wire.VariableError | None:
         failures = (task.output.failure for task in self.tasks)
         return next((failure.error() for failure in failures if failure is not None), None)

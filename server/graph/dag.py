@@ -1,18 +1,18 @@
 """The call graph of one session: variables, calls, and what may run.
 
-Source: OSDI'24 "Parrot", section 4.2 (GetProducer, GetConsumers, GetPerfObj). Nodes are variables and tasks; a task
-waits for the variables of its own fills and for the task before it in its call. Every method is iterative and costs
-what it changes, so a chain of 10,000 calls is as good as 10,000 calls.
+Source: OSDI'24 "Parrot", section 4.2 (GetProducer, GetConsumers, GetPerfObj). Nodes are variables and tasks;
+a task waits for the variables of its own fills and for the task before it in its call. Every method is
+iterative and costs what it changes, so a chain of 10,000 calls is as good as 10,000 calls.
 
-Invariants (`check_invariants`): a variable is assigned once and has at most one producer; a task is ready exactly when
-all it waits for is there; what can no longer get its inputs has failed, with the cause.
+Invariants (`graph.invariants`): a variable is assigned once and has at most one producer; a task is ready
+exactly when all it waits for is there; what can no longer get its inputs has failed, with the cause.
 
 Leaves to others: whether a submit is valid (`session.plan`, `order.place`); this class trusts its specs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.types import Objective
@@ -41,6 +41,11 @@ class Changes:
     aborted: dict[Task, None] = field(default_factory=dict)
     reprioritised: dict[Task, None] = field(default_factory=dict)
 
+    def join(self, later: Changes) -> None:
+        """What was done after this."""
+        for name in ("ready", "variables", "started", "finished", "aborted", "reprioritised"):
+            getattr(self, name).update(getattr(later, name))
+
 
 @dataclass(slots=True)
 class CallGraph:
@@ -56,8 +61,6 @@ class CallGraph:
     calls: dict[str, Call] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     size: int = 0
-
-    # Queries
 
     def find(self, ref: str) -> SemanticVariable | None:
         """By name or id."""
@@ -81,8 +84,6 @@ class CallGraph:
         asked = variable.requested or objective.THROUGHPUT
         return asked if variable.producer is None else objective.strictest(asked, variable.producer.objective)
 
-    # Mutations
-
     def add(
         self, variables: Iterable[VariableSpec], specs: Sequence[CallSpec], orders: Orders, now: float
     ) -> Changes:
@@ -93,11 +94,13 @@ class CallGraph:
         for id, order in orders.moved:
             self.tasks[id].order = order
         tasks = [
-            task for spec, order in zip(specs, orders.new, strict=True) for task in self._add_call(spec, order, now)
+            task
+            for spec, order in zip(specs, orders.new, strict=True)
+            for task in self._add_call(spec, order, now)
         ]
         for task in tasks:
             changes.variables[task.output.id] = None
-        self._deduce_new(tasks)
+        self._deduce_new(tasks, changes)
         for task in tasks:
             self._start_waiting(task, now, changes)
         return changes
@@ -142,13 +145,13 @@ class CallGraph:
             changes.variables[task.output.id] = None
         return changes
 
-    def finish(self, id: str, kept: Kept, now: float) -> Changes:
+    def finish(self, id: str, kept: Kept, usage: wire.Usage, now: float) -> Changes:
         """`kept`: the output as generated; its transforms make the value of it."""
         changes = Changes()
         task = self.tasks.get(id)
         if task is None or task.ended:
             return changes
-        task.kept = kept
+        task.kept, task.progress.usage = kept, usage
         task.state = "done"
         self._end(task, now, changes)
         failure = self._assign(task, kept.text)
@@ -219,7 +222,7 @@ class CallGraph:
         self.size += spec.size
         yield from tasks
 
-    def _deduce_new(self, tasks: Iterable[Task]) -> None:
+    def _deduce_new(self, tasks: Iterable[Task], changes: Changes) -> None:
         """New tasks may be what somebody waits for, or what urgent tasks wait for."""
         demands: list[tuple[Task, Demand]] = []
         urgent: dict[Task, None] = {}
@@ -229,8 +232,10 @@ class CallGraph:
                 task.output.requested = wanted if asked is None else objective.strictest(asked, wanted)
             if task.output.requested is not None:
                 demands.append((task, Demand(task.output.requested, via=task.output.id)))
-            urgent.update((reader, None) for reader in task.output.consumers if reader.demand is not objective.DEFAULT)
-        objective.deduce(demands, urgent)
+            urgent.update(
+                (reader, None) for reader in task.output.consumers if reader.demand != objective.DEFAULT
+            )
+        _note(objective.deduce(demands, urgent), changes)
 
     def _request(self, variable: SemanticVariable, wanted: Objective, changes: Changes) -> None:
         if variable.requested is not None:
@@ -238,8 +243,7 @@ class CallGraph:
         variable.requested = wanted
         if variable.producer is None or variable.producer.ended:
             return
-        changed = objective.deduce([(variable.producer, Demand(wanted, via=variable.id))])
-        changes.reprioritised.update((task, None) for task in changed if task.state in ("ready", "running"))
+        _note(objective.deduce([(variable.producer, Demand(wanted, via=variable.id))]), changes)
 
     def _start_waiting(self, task: Task, now: float, changes: Changes) -> None:
         if task.ended:
@@ -280,25 +284,25 @@ class CallGraph:
                 continue
             value = read[item.variable].value or ""
             try:
-                call.filled[item.name] = transform.parse(item.transforms).apply(value) if item.transforms else value
+                call.filled[item.name] = (
+                    transform.parse(item.transforms).apply(value) if item.transforms else value
+                )
             except TransformError as error:
                 message = f"the input {item.name!r} cannot be transformed: {error}"
                 return Failure(task.output.name, message, "transform_failed", call.id)
-        if self._context_size(task) > self.max_context:
+        if task.context_size() > self.max_context:
             message = f"its prompt would have more than {self.max_context} characters"
             return Failure(task.output.name, message, "limit_exceeded", call.id)
         return None
-
-    def _context_size(self, task: Task) -> int:
-        pieces = task.context_sizes()
-        return sum(pieces)
 
     def _assign(self, task: Task, text: str) -> Failure | None:
         variable, transforms = task.output, task.spec.transforms
         try:
             value = transform.parse(transforms).apply(text) if transforms else text
         except TransformError as error:
-            return Failure(variable.name, f"the output cannot be transformed: {error}", "transform_failed", task.call.id)
+            return Failure(
+                variable.name, f"the output cannot be transformed: {error}", "transform_failed", task.call.id
+            )
         if self.size + len(value) > self.max_size:
             message = f"the session's texts would have more than {self.max_size} characters"
             return Failure(variable.name, message, "limit_exceeded", task.call.id)
@@ -345,52 +349,13 @@ class CallGraph:
             self._end(task, now, changes)
         self._fail_consumers([task.output for task in tasks], now, changes)
 
-    def check_invariants(self) -> None:
-        for name, id in self.names.items():
-            assert self.variables[id].name == name
-        for variable in self.variables.values():
-            _check_variable(variable)
-        for task in self.tasks.values():
-            _check_task(task)
-        for call in self.calls.values():
-            assert call.unfinished == sum(not task.ended for task in call.tasks)
-        sizes = sum(call.spec.size for call in self.calls.values())
-        assert self.size == sizes + sum(len(variable.value or "") for variable in self.variables.values())
+
+def _note(changed: Iterable[Task], changes: Changes) -> None:
+    """Who runs tasks already has to be told that they became more urgent."""
+    changes.reprioritised.update((task, None) for task in changed if task.state in ("ready", "running"))
 
 
 def _inherited(task: Task, lost: SemanticVariable) -> Failure:
     cause = lost.failure
     message = f"{lost.name!r}, which it needs, has no value"
     return Failure(task.output.name, message, "dependency_failed", task.call.id, cause)
-
-
-def _check_variable(variable: SemanticVariable) -> None:
-    assert (variable.value is not None) == (variable.state == "ready")
-    assert (variable.failure is not None) == (variable.state in ("failed", "cancelled"))
-    assert len(set(variable.consumers)) == len(variable.consumers)
-    if variable.producer is None:
-        assert variable.state in ("empty", "ready", "cancelled")
-    else:
-        assert variable.producer.output is variable
-        expected: Mapping[str, tuple[wire.VariableState, ...]] = {
-            "waiting": ("pending",),
-            "ready": ("pending",),
-            "running": ("running",),
-            "done": ("ready", "failed"),
-            "failed": ("failed",),
-            "cancelled": ("cancelled",),
-        }
-        assert variable.state in expected[variable.producer.state]
-
-
-def _check_task(task: Task) -> None:
-    before = [variable.producer for variable in task.reads if variable.producer is not None]
-    before += [task.previous] if task.previous is not None else []
-    assert all(producer.order < task.order for producer in before)
-    unmet = sum(variable.state != "ready" for variable in task.reads)
-    unmet += task.previous is not None and task.previous.state != "done"
-    if task.state == "waiting":
-        assert task.missing == unmet > 0
-        assert not any(variable.failure for variable in task.reads)
-    elif task.state in ("ready", "running", "done"):
-        assert unmet == 0

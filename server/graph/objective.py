@@ -1,9 +1,10 @@
 """What a task is urgent for: criteria, and the deduction of objectives from them.
 
-Source: OSDI'24 "Parrot", section 5.2, with the decisions of scheduling.md. Going from a variable that somebody wants
-soon to what it is made from: its producer is latency-sensitive; of the producers of a task's inputs, one that is
-alone in its stage is latency-sensitive too, and two or more of one stage are a task group, which is scheduled as one
-unit and has no limit per token inside. A task that is reached in several ways takes the strictest.
+Source: OSDI'24 "Parrot", section 5.2, with the decisions of scheduling.md. Going from a variable that
+somebody wants soon to what it is made from: its producer is latency-sensitive; of the producers of a task's
+inputs, one that is alone in its stage is latency-sensitive too, and two or more of one stage are a task
+group, which is scheduled as one unit and has no limit per token inside. A task that is reached in several
+ways takes the strictest.
 
 Responsible for: that rule, incrementally and without recursion. `CallGraph` says where it starts.
 """
@@ -41,7 +42,7 @@ class Demand:
         return self.objective.urgency, _or_infinite(self.objective.step_limit_ms)
 
     def joined(self, other: Demand) -> Demand:
-        """The strictest of both. Who asked before may ask for something else: a task alone becomes a group."""
+        """The strictest of both. Who asked before may change its mind: one task becomes a group."""
         if other.via == self.via and other.objective.urgency <= self.objective.urgency:
             return other
         first, second = (self, other) if self.strictness() <= other.strictness() else (other, self)
@@ -86,8 +87,8 @@ def describe(objective: Objective) -> str:
 def deduce(demands: Iterable[tuple[Task, Demand]], again: Iterable[Task] = ()) -> list[Task]:
     """Passes demands on to everything that the tasks depend on; the tasks whose demand has changed.
 
-    `again` have got new producers. Descending topological order, so that a task is complete before what it depends
-    on is looked at: O(n log n) in the tasks that change.
+    `again` have got new producers. Descending topological order, so that a task is complete before what it
+    depends on is looked at: O(n log n) in the tasks that change.
     """
     pending = _Pending()
     for task, demand in demands:
@@ -155,13 +156,15 @@ def _parse_limits(text: str, param: str) -> wire.Limits:
         name, _, number = item.strip().partition(":")
         if name not in _LIMITS or name in limits:
             raise BadRequest(
-                f"A criterion is latency, throughput, or limits such as ttft_ms:200,tpot_ms:40, not {text[:40]!r}.",
+                f"{text[:40]!r} is no criterion: latency, throughput, limits as in ttft_ms:200,tpot_ms:40.",
                 param=param,
             )
         try:
             limits[name] = float(number)
         except ValueError:
-            raise BadRequest(f"{name} is a number of milliseconds, not {number[:20]!r}.", param=param) from None
+            raise BadRequest(
+                f"{name} is a number of milliseconds, not {number[:20]!r}.", param=param
+            ) from None
     return wire.Limits(**limits)
 
 

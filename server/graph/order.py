@@ -1,10 +1,10 @@
 """Where new tasks stand in the topological order, and whether they close a cycle.
 
-Every task has an `order` greater than that of all it depends on (by a value, or by the context it continues). New
-tasks are placed one after the other behind what they depend on; a placed task that stands before an existing consumer
-pushes it, and what follows from it, further back (after Pearce and Kelly, 2006, with levels in place of a
-permutation). A push that arrives at the new task itself has gone round a cycle. Iterative; a chain that grows at its
-end or at its beginning costs O(1) a task.
+Every task has an `order` greater than that of all it depends on (by a value, or by the context it continues).
+New tasks are placed one after the other behind what they depend on; a placed task that stands before an
+existing consumer pushes it, and what follows from it, further back (after Pearce and Kelly, 2006, with levels
+in place of a permutation). A push that arrives at the new task itself has gone round a cycle. Iterative; a
+chain that grows at its end or at its beginning costs O(1) a task.
 
 Nothing is changed here: the result says what `CallGraph` has to change.
 """
@@ -177,7 +177,13 @@ class _Placement:
     def _cycle(self, node: _Node) -> Conflict:
         variable = self.variables.get(node.writes)
         spec = self.specs[node.call]
-        name = variable.name if variable is not None else next(o.name for o in spec.outputs if o.variable == node.writes)
+        name = (
+            variable.name
+            if variable is not None
+            else next(o.name for o in spec.outputs if o.variable == node.writes)
+        )
         return Conflict(
-            f"The calls form a cycle: the output {name!r} depends on itself.", param=f"calls[{node.call}]", code="cycle"
+            f"The calls form a cycle: the output {name!r} depends on itself.",
+            param=f"calls[{node.call}]",
+            code="cycle",
         )

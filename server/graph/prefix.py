@@ -3,12 +3,12 @@
     fills between two outputs     one string, tokenised as one; special tokens only at the very start
     an output                     its own ids as they were generated, without EOS
 
-so that the ids are a function of the text alone, however it was put together (scheduling.md, section 1). When a
-stop string cut an output inside of a token, the ids that fit into the text stay, and the rest of the text goes to the
-front of the next run.
+so that the ids are a function of the text alone, however it was put together (scheduling.md, section 1). When
+a stop string cut an output inside of a token, the ids that fit into the text stay, and the rest of the text
+goes to the front of the next run.
 
-Also PrefixHash: a keyed hash of the ids up to every boundary, by which prompts with a common beginning find each
-other. Pure, and safe to run on a thread.
+Also PrefixHash: a keyed hash of the ids up to every boundary, by which prompts with a common beginning find
+each other. Pure, and safe to run on a thread.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def canonical(pieces: Sequence[Piece], codec: Codec, *, chat: bool, public: bool
     for number, (fills, output) in enumerate(_runs(pieces)):
         texts = [rest, *(fill.text for fill in fills)]
         run = "".join(texts)
-        found = codec.encode(run, add_special_tokens=not chat) if number == 0 else codec.encode_continuation(run)
+        found = (
+            codec.encode(run, add_special_tokens=not chat) if number == 0 else codec.encode_continuation(run)
+        )
         ends = _positions(found, texts, codec)
         boundaries.update(len(ids) + end for end in (ends if number else ends[1:]))
         ids += found
@@ -116,8 +118,8 @@ def _runs(pieces: Sequence[Piece]) -> Iterator[tuple[list[Fill], Kept | None]]:
 def _positions(ids: list[int], texts: list[str], codec: Codec) -> list[int]:
     """How many of `ids` lie within the first 1, 2, ... of `texts`, which are what they were made of.
 
-    Counted in bytes from the end, where no special token or dummy space is; a normaliser that changes lengths makes
-    it an estimate.
+    Counted in bytes from the end, where no special token or dummy space is; a normaliser that changes lengths
+    makes it an estimate.
     """
     ends = list(accumulate(len(codec.token_bytes(id)) for id in ids))
     lengths = list(accumulate(len(text.encode("utf-8", "surrogatepass")) for text in texts))
@@ -126,12 +128,15 @@ def _positions(ids: list[int], texts: list[str], codec: Codec) -> list[int]:
 
 
 def _leading(ids: list[int], pieces: Sequence[Piece], codec: Codec, chat: bool) -> int:
-    """The ids that the leading constant also has when nothing comes after it: those tell nothing of a value."""
+    """The ids that the leading constant also has with nothing after it: they tell nothing of a value."""
     first = pieces[0] if pieces else None
     if not isinstance(first, Fill) or first.is_variable:
         return 0
     alone = codec.encode(first.text, add_special_tokens=not chat)
-    return next((index for index, (id, own) in enumerate(zip(ids, alone)) if id != own), min(len(ids), len(alone)))
+    return next(
+        (index for index, (id, own) in enumerate(zip(ids, alone, strict=False)) if id != own),
+        min(len(ids), len(alone)),
+    )
 
 
 def _kept(output: Kept, codec: Codec) -> tuple[tuple[int, ...], str]:

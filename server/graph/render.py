@@ -1,9 +1,9 @@
 """A call's `messages` as a template: the model's chat template around them, placeholders kept as boundaries.
 
-Responsible for: finding out where the placeholders end up. The chat template sees a sentinel in the place of each,
-so that it cannot look into values, and values are never parsed; afterwards each sentinel must be there exactly
-once and in order. No generation prompt is added: an output stands in a message, usually the assistant's, and what
-the template writes after it is the text that the next run goes on with.
+Responsible for: finding out where the placeholders end up. The chat template sees a sentinel in the place of
+each, so that it cannot look into values, and values are never parsed; afterwards each sentinel must be there
+exactly once and in order. No generation prompt is added: an output stands in a message, usually the
+assistant's, and what the template writes after it is the text that the next run goes on with.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class _Marks:
         self._placeholders: list[Input | Output] = []
 
     def put(self, segments: Sequence[Segment]) -> str:
-        return "".join(segment.text if isinstance(segment, Constant) else self._put(segment) for segment in segments)
+        return "".join(
+            segment.text if isinstance(segment, Constant) else self._put(segment) for segment in segments
+        )
 
     def take(self, text: str, param: str) -> tuple[Segment, ...]:
         """The rendered text with the placeholders back in it."""

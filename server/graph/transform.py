@@ -6,7 +6,8 @@ Responsible for: the grammar, which is checked at submit, and applying a pipelin
 text that nobody has checked. No code of a client's runs: regular expressions are RE2's, paths are JMESPath's
 without functions and multi-selects (those could build results of any size), and every size has a cap.
 
-Inside quotes, `\\n`, `\\t`, `\\r`, `\\\\` and an escaped quote mean what they do in Python; any other backslash stays.
+Inside quotes, `\\n`, `\\t`, `\\r`, `\\\\` and an escaped quote mean what they do in Python; any other
+backslash stays.
 """
 
 from __future__ import annotations
@@ -169,8 +170,25 @@ def _json_field(name: str, arguments: list[Argument]) -> Step:
 
 
 _PATH_NODES = frozenset(
-    "field subexpression index index_expression slice current identity projection value_projection flatten "
-    "filter_projection comparator literal not_expression and_expression or_expression pipe".split()
+    [
+        "field",
+        "subexpression",
+        "index",
+        "index_expression",
+        "slice",
+        "current",
+        "identity",
+        "projection",
+        "value_projection",
+        "flatten",
+        "filter_projection",
+        "comparator",
+        "literal",
+        "not_expression",
+        "and_expression",
+        "or_expression",
+        "pipe",
+    ]
 )
 
 
@@ -201,7 +219,7 @@ def _search_json(path: jmespath.parser.ParsedResult, text: str) -> str:
 
 
 def _regex(name: str, arguments: list[Argument]) -> Step:
-    pattern, group = (arguments + [0])[:2] if arguments else ("", 0)
+    pattern, group = [*arguments, 0][:2] if arguments else ("", 0)
     if len(arguments) not in (1, 2) or not isinstance(pattern, str):
         raise ValueError(f"{name}: give a pattern in quotes, and a group if it is not the whole match")
     if len(pattern) > MAX_PATTERN:

@@ -16,7 +16,6 @@ import msgspec
 from aiohttp import web
 
 from parrot import wire
-from server import criteria
 from server.errors import BadRequest
 from server.http.body import read, read_optional
 from server.http.keys import SERVICE, TENANT
@@ -24,7 +23,7 @@ from server.http.sse import Stream
 
 if TYPE_CHECKING:
     from server.program import Program
-from server.sessions import Sessions
+    from server.sessions import Sessions
 
 DEFAULT_WAIT_S = 30.0
 MAX_WAIT_S = 300.0
@@ -61,7 +60,7 @@ async def create_program(request: web.Request) -> web.StreamResponse:
     body = await read(request, wire.ProgramRequest)
     wait = None if body.wait is None else _seconds(body.wait)
     key = _idempotency_key(request)
-    sessions = request.app[SERVICE].sessions
+    sessions = _sessions(request)
     program = sessions.start_program(request[TENANT], body, key)
     left = nullcontext() if key else _cancelled_with_its_client(sessions, program)
     if body.stream:
@@ -86,20 +85,20 @@ async def cancel_program(request: web.Request) -> web.StreamResponse:
 
 async def create_session(request: web.Request) -> web.StreamResponse:
     body = await read_optional(request, wire.SessionRequest, wire.SessionRequest())
-    return _json(request.app[SERVICE].sessions.create_session(request[TENANT], body), HTTPStatus.CREATED)
+    return _json(_sessions(request).create_session(request[TENANT], body), HTTPStatus.CREATED)
 
 
 async def list_sessions(request: web.Request) -> web.StreamResponse:
-    return _list(request.app[SERVICE].sessions.list_sessions(request[TENANT]))
+    return _list(_sessions(request).list_sessions(request[TENANT]))
 
 
 async def get_session(request: web.Request) -> web.StreamResponse:
-    return _json(request.app[SERVICE].sessions.get_session(request[TENANT], request.match_info["session"]))
+    return _json(_sessions(request).get_session(request[TENANT], request.match_info["session"]))
 
 
 async def delete_session(request: web.Request) -> web.StreamResponse:
     session = request.match_info["session"]
-    request.app[SERVICE].sessions.delete_session(request[TENANT], session)
+    _sessions(request).delete_session(request[TENANT], session)
     return _json(wire.Deleted(id=session, deleted=True))
 
 
@@ -117,35 +116,34 @@ async def submit(request: web.Request) -> web.StreamResponse:
         raise BadRequest("A submit is one call or `calls`, not both.", param="calls")
     else:
         calls = body.calls
-    sessions = request.app[SERVICE].sessions
+    sessions = _sessions(request)
     return _json(sessions.submit(request[TENANT], request.match_info["session"], calls), HTTPStatus.CREATED)
 
 
 async def get_call(request: web.Request) -> web.StreamResponse:
     session, call = request.match_info["session"], request.match_info["call"]
-    return _json(request.app[SERVICE].sessions.get_call(request[TENANT], session, call))
+    return _json(_sessions(request).get_call(request[TENANT], session, call))
 
 
 async def cancel_call(request: web.Request) -> web.StreamResponse:
     session, call = request.match_info["session"], request.match_info["call"]
-    return _json(request.app[SERVICE].sessions.cancel_call(request[TENANT], session, call))
+    return _json(_sessions(request).cancel_call(request[TENANT], session, call))
 
 
 async def list_variables(request: web.Request) -> web.StreamResponse:
-    return _list(request.app[SERVICE].sessions.list_variables(request[TENANT], request.match_info["session"]))
+    return _list(_sessions(request).list_variables(request[TENANT], request.match_info["session"]))
 
 
 async def set_variable(request: web.Request) -> web.StreamResponse:
     body = await read(request, wire.SetRequest)
     session, ref = request.match_info["session"], request.match_info["ref"]
-    info, created = request.app[SERVICE].sessions.set_variable(request[TENANT], session, ref, body.value)
+    info, created = _sessions(request).set_variable(request[TENANT], session, ref, body.value)
     return _json(info, HTTPStatus.CREATED if created else HTTPStatus.OK)
 
 
 async def get_variable(request: web.Request) -> web.StreamResponse:
     wanted = request.query.get("criteria") or None
-    criteria.parse(wanted)
-    sessions = request.app[SERVICE].sessions
+    sessions = _sessions(request)
     session, ref = request.match_info["session"], request.match_info["ref"]
     if _flag(request, "stream"):
         return await _stream(request, sessions.stream_variable(request[TENANT], session, ref, wanted))
@@ -157,12 +155,12 @@ async def get_many(request: web.Request) -> web.StreamResponse:
     body = await read(request, wire.GetRequest)
     if body.wait is not None:
         _seconds(body.wait)
-    sessions = request.app[SERVICE].sessions
+    sessions = _sessions(request)
     return _values(await sessions.get_many(request[TENANT], request.match_info["session"], body))
 
 
 async def get_graph(request: web.Request) -> web.StreamResponse:
-    sessions, session = request.app[SERVICE].sessions, request.match_info["session"]
+    sessions, session = _sessions(request), request.match_info["session"]
     match request.query.get("format") or "json":
         case ("json" | "dot" | "mermaid") as form:
             text = sessions.graph(request[TENANT], session, form)
@@ -172,14 +170,14 @@ async def get_graph(request: web.Request) -> web.StreamResponse:
 
 
 async def get_trace(request: web.Request) -> web.StreamResponse:
-    trace = request.app[SERVICE].sessions.trace(request[TENANT], request.match_info["session"])
+    trace = _sessions(request).trace(request[TENANT], request.match_info["session"])
     return web.Response(body=trace, content_type="application/json")
 
 
 async def paper_submit(request: web.Request) -> web.StreamResponse:
     body = await read(request, wire.PaperSubmit)
     call = wire.Call(prompt=body.prompt, placeholders=body.placeholders)
-    answer = request.app[SERVICE].sessions.submit(request[TENANT], body.session_id, [call])
+    answer = _sessions(request).submit(request[TENANT], body.session_id, [call])
     handle = answer.calls[0]
     bindings = [
         wire.PaperBinding(name=name, in_out=output, semantic_var_id=variable)
@@ -191,15 +189,18 @@ async def paper_submit(request: web.Request) -> web.StreamResponse:
 
 async def paper_get(request: web.Request) -> web.StreamResponse:
     body = await read(request, wire.PaperGet)
-    criteria.parse(body.criteria)
     wait = DEFAULT_WAIT_S if body.wait is None else _seconds(body.wait)
-    sessions, tenant = request.app[SERVICE].sessions, request[TENANT]
+    sessions, tenant = _sessions(request), request[TENANT]
     info = await sessions.get_variable(tenant, body.session_id, body.semantic_var_id, body.criteria, wait)
     return _variable(info)
 
 
+def _sessions(request: web.Request) -> Sessions:
+    return request.app[SERVICE].sessions
+
+
 def _program(request: web.Request) -> tuple[Sessions, Program]:
-    sessions = request.app[SERVICE].sessions
+    sessions = _sessions(request)
     return sessions, sessions.get_program(request[TENANT], request.match_info["program"])
 
 

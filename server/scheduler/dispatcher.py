@@ -135,7 +135,9 @@ class Dispatcher:
                     pass  # the task's own context has told the engine when it was left
 
     def _on_up(self, engine_id: int, ready: Ready) -> None:
-        self._metrics.engines[engine_id] = EngineLoad(ready.block_size, ready.num_blocks, free_blocks=ready.num_blocks)
+        self._metrics.engines[engine_id] = EngineLoad(
+            ready.block_size, ready.num_blocks, free_blocks=ready.num_blocks
+        )
         self._handle(events.EngineUp(engine_id, ready.num_blocks * ready.block_size))
 
     def _on_down(self, engine_id: int, message: str) -> None:

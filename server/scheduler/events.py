@@ -1,96 +1,105 @@
-"""What happens to the AppScheduler (events) and what it wants done (actions). Immutable; ids are the server's."""
+"""What the application scheduler is told, and what it decides.
+
+Responsible for: the shapes, all frozen and tagged, so that a run can be recorded and played again. Task ids
+are the dispatcher's and are never used twice.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from engine.types import Key, Objective
 
 
-@dataclass(frozen=True, slots=True)
-class TaskSpec:
-    """What the scheduler needs to know of a task. `order`: its place in its app's topological order.
+class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A task whose inputs exist, as far as its placement depends on it.
 
-    `prefix_hashes`, `prefix_tokens`: hash and position of every variable boundary of its prompt, in order.
+    `app` is the session or request that it belongs to, `order` its topological order therein, `num_tokens`
+    the length of its prompt. `prefix_hashes` and `prefix_tokens` are aligned: the hash of so many leading ids
+    of the prompt, ascending (`graph.prefix.prefix_hashes`).
     """
 
     task_id: int
     app: str
-    tenant: str
-    order: int
     num_tokens: int
     max_tokens: int
-    objective: Objective
+    tenant: str = ""
+    order: int = 0
+    objective: Objective = Objective()
     group: str | None = None
     prefix_hashes: tuple[bytes, ...] = ()
     prefix_tokens: tuple[int, ...] = ()
     model: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskReady:
+class TaskReady(msgspec.Struct, frozen=True, tag=True):
     spec: TaskSpec
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFinished:
-    """It ended, in whatever way; its engine holds nothing for it any more."""
+class TaskFinished(msgspec.Struct, frozen=True, tag=True):
+    """It generated all it had to, or its engine refused it: it holds nothing any more."""
 
     task_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskCancelled:
+class TaskCancelled(msgspec.Struct, frozen=True, tag=True):
+    """Nobody wants it any more; where it runs it has to be stopped. After its end this means nothing."""
+
     task_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectiveChanged:
+class ObjectiveChanged(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     task_id: int
     objective: Objective
     group: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EngineUp:
+class EngineUp(msgspec.Struct, frozen=True, tag=True):
+    """The engine takes requests. `capacity` is its KV cache in tokens."""
+
     engine_id: int
-    capacity_tokens: int
+    capacity: int
 
 
-@dataclass(frozen=True, slots=True)
-class EngineDown:
+class EngineDown(msgspec.Struct, frozen=True, tag=True):
+    """It lost all that it had; its tasks have to be placed again."""
+
     engine_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class EngineLoad:
+class EngineLoad(msgspec.Struct, frozen=True, tag=True):
+    """What the engine says about itself, from a StepReport."""
+
     engine_id: int
     num_running: int
     num_waiting: int
     free_tokens: int
 
 
-Event = TaskReady | TaskFinished | TaskCancelled | EngineLoad | ObjectiveChanged | EngineUp | EngineDown
+Event = TaskReady | TaskFinished | TaskCancelled | ObjectiveChanged | EngineUp | EngineDown | EngineLoad
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(msgspec.Struct, frozen=True, tag=True):
+    """Send the task to this engine. Comes again, for another engine, when the first one went down."""
+
     task_id: int
     engine_id: int
     key: Key
     objective: Objective
 
 
-@dataclass(frozen=True, slots=True)
-class Reprioritise:
+class Reprioritise(msgspec.Struct, frozen=True, tag=True):
+    """Tell the engine that has the task."""
+
     task_id: int
     engine_id: int
     key: Key
     objective: Objective
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(msgspec.Struct, frozen=True, tag=True):
+    """Stop the task on this engine."""
+
     task_id: int
     engine_id: int
 

@@ -73,7 +73,7 @@ class PagedRunner:
         samples, row = [], 0
         for rows in batch.sequences:
             last = row + rows.length - 1
-            for index in {row, last}:
+            for index in (row, last):
                 cells = self._attend(batch, index, rows.start + index - row)
             if rows.sample:
                 samples.append(self._sample(rows, cells))

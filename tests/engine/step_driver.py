@@ -1,7 +1,7 @@
 """Drives a ModelRunner by hand: block tables, batches and plans, without the scheduler.
 
-Any schedule that a scheduler could come up with can be spelled out here, and the logits of the last row of every
-sequence of every step are handed back.
+Any schedule that a scheduler could come up with can be spelled out here, and the logits of the last row of
+every sequence of every step are handed back.
 """
 
 from __future__ import annotations
@@ -79,12 +79,16 @@ class StepDriver:
             self.rng.shuffle(self._free)
 
     def add(self, name: str, ids: tuple[int, ...], *, prefix_of: str | None = None, cached: int = 0) -> None:
-        """A sequence; with `prefix_of`, its first `cached` tokens (whole blocks) are that one's pages: a cache hit."""
+        """A sequence; with `prefix_of`, its first `cached` tokens (whole blocks) are that one's pages: a
+        cache hit.
+        """
         size = self.runner.block_size
         blocks = [] if prefix_of is None else self.sequences[prefix_of].blocks[: cached // size]
         slot = next(i for i in range(64) if i not in {item.slot for item in self.sequences.values()})
         need = -(-len(ids) // size) - len(blocks)
-        self.sequences[name] = DrivenSequence(ids, slot, blocks + [self._free.pop() for _ in range(need)], cached)
+        self.sequences[name] = DrivenSequence(
+            ids, slot, blocks + [self._free.pop() for _ in range(need)], cached
+        )
 
     def preempt(self, name: str) -> None:
         """Its blocks are gone; it starts again in others."""
@@ -103,7 +107,10 @@ class StepDriver:
             if not item.installed:
                 installs.append(SlotInstall(item.slot, GREEDY, item.ids))
                 item.installed = True
-        rows = [Rows(part.start, part.length, self.sequences[name].blocks) for part, name in zip(scheduled, names, strict=True)]
+        rows = [
+            Rows(part.start, part.length, self.sequences[name].blocks)
+            for part, name in zip(scheduled, names, strict=True)
+        ]
         self._step += 1
         batch = ScheduledBatch(
             step_id=self._step,
@@ -124,5 +131,8 @@ class StepDriver:
         found: dict[int, torch.Tensor] = {}
         item = self.sequences[name]
         while item.computed < len(item.ids):
-            found |= {at: row for (_, at), row in self.step({name: min(chunk, len(item.ids) - item.computed)}).items()}
+            found |= {
+                at: row
+                for (_, at), row in self.step({name: min(chunk, len(item.ids) - item.computed)}).items()
+            }
         return found

@@ -56,7 +56,12 @@ CASES: dict[str, tuple[str, dict[str, object]]] = {
     "qwen2": ("Qwen2", {}),
     "qwen2-some-windows": (
         "Qwen2",
-        {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 1, "tie_word_embeddings": True},
+        {
+            "use_sliding_window": True,
+            "sliding_window": 40,
+            "max_window_layers": 1,
+            "tie_word_embeddings": True,
+        },
     ),
     "qwen3": ("Qwen3", {"head_dim": 32}),
     "qwen3-yarn": ("Qwen3", {"head_dim": 16, "rope_parameters": YARN}),
@@ -70,7 +75,9 @@ class Checkpoint:
         torch.manual_seed(11)
         sizes: dict[str, Any] = {**SIZES, **changes}
         self.folder = folder
-        self.model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**sizes))
+        self.model = getattr(transformers, f"{family}ForCausalLM")(
+            getattr(transformers, f"{family}Config")(**sizes)
+        )
         for name, tensor in self.model.named_parameters():
             if name.endswith(("bias", "norm.weight")):
                 torch.nn.init.uniform_(tensor, 0.4, 1.6)
@@ -125,7 +132,9 @@ def test_bf16_logits_are_near_those_of_transformers(checkpoint: Checkpoint) -> N
     driver.add("a", ids)
     for position, logits in driver.run_alone("a", 60).items():
         error = (logits.float() - expected[position]).norm() / expected[position].norm()
-        assert error < 0.15, error  # random weights of this size amplify; the ops' own tolerances are in tests/ops
+        assert error < 0.15, (
+            error
+        )  # random weights of this size amplify; the ops' own tolerances are in tests/ops
 
 
 def test_a_sharded_checkpoint_loads_like_a_single_file(tmp_path: Path) -> None:
@@ -142,7 +151,9 @@ def test_a_sharded_checkpoint_loads_like_a_single_file(tmp_path: Path) -> None:
 
 
 def test_an_architecture_that_is_not_supported_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"BertForMaskedLM is not supported; supported: LlamaForCausalLM, Mistral"):
+    with pytest.raises(
+        ValueError, match=r"BertForMaskedLM is not supported; supported: LlamaForCausalLM, Mistral"
+    ):
         parse_config(b'{"architectures": ["BertForMaskedLM"]}')
 
 
@@ -158,7 +169,10 @@ def test_a_rope_scaling_that_is_not_supported_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"), "never pickled weights"),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            "never pickled weights",
+        ),
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json: "),
     ],
@@ -175,7 +189,9 @@ def test_a_spoilt_folder_is_refused_with_a_line_that_says_why(
 def test_a_tensor_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
     Checkpoint(tmp_path, "Llama", {})
     text = (tmp_path / "config.json").read_text()
-    (tmp_path / "config.json").write_text(text.replace('"intermediate_size": 120', '"intermediate_size": 124'))
+    (tmp_path / "config.json").write_text(
+        text.replace('"intermediate_size": 120', '"intermediate_size": 124')
+    )
     weights = FolderWeights(tmp_path, torch.float32, lambda fraction: None)
     with pytest.raises(ValueError, match=r"mlp\.gate_proj\.weight has shape \(120, 64\), not \(124, 64\)"):
         Decoder(load_config(tmp_path), weights, PlainLinear)

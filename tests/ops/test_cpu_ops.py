@@ -1,0 +1,165 @@
+"""The CPU's ops against the reference: random inputs, odd sizes, and rows that do not see each other."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ops import reference
+from ops.activation import gelu_tanh_and_mul, silu_and_mul
+from ops.cpu import RopeStep, copy_block
+from ops.linear import PackedLinear, PlainLinear, RowPolicy, TiledLinear, can_pack, choose_row_policy
+from ops.norm import RmsNorm
+from ops.rope import rope_and_write_kv
+
+TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 1e-3, torch.float32: 1e-5}
+DTYPES = [torch.bfloat16, torch.float32]
+
+dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def assert_near(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
+    assert not found.isnan().any()
+    error = (found.double() - expected).norm() / expected.norm()
+    assert error < TOLERANCE[dtype], float(error)
+
+
+@pytest.fixture
+def two_threads() -> object:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@dtypes
+@pytest.mark.parametrize("size", [1, 33, 96, 257, 1000])
+def test_rms_norm_is_the_reference(dtype: torch.dtype, size: int) -> None:
+    x, weight = torch.randn(7, size).to(dtype), torch.randn(size).to(dtype)
+    assert_near(RmsNorm(weight, 1e-5)(x), reference.rms_norm(x, weight, 1e-5), dtype)
+
+
+@dtypes
+def test_rms_norm_of_tiny_numbers_counts_its_epsilon(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(3, 64).mul(1e-3).to(dtype), torch.ones(64, dtype=dtype)
+    assert_near(RmsNorm(weight, 1e-5)(x), reference.rms_norm(x, weight, 1e-5), dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("rows", [1, 5, 300])
+@pytest.mark.parametrize("op", ["silu", "gelu"])
+def test_gated_activations_are_the_reference(dtype: torch.dtype, rows: int, op: str) -> None:
+    x = torch.randn(rows, 2 * 192).to(dtype)
+    found, expected = {
+        "silu": (silu_and_mul, reference.silu_and_mul),
+        "gelu": (gelu_tanh_and_mul, reference.gelu_tanh_and_mul),
+    }[op]
+    assert_near(found(x), expected(x), dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_row_of_an_activation_or_norm_does_not_depend_on_the_others(
+    dtype: torch.dtype, threads: int
+) -> None:
+    before = torch.get_num_threads()
+    x = torch.randn(517, 2 * 192).mul(3).to(dtype)
+    norm = RmsNorm(torch.randn(384).to(dtype), 1e-5)
+    torch.set_num_threads(1)
+    alone = {
+        op: torch.cat([op(row) for row in torch.split(x, 1)])
+        for op in (silu_and_mul, gelu_tanh_and_mul, norm)
+    }
+    try:
+        torch.set_num_threads(threads)
+        for op, expected in alone.items():
+            for begin, end in ((0, 517), (3, 20), (100, 400), (516, 517)):
+                assert torch.equal(op(x[begin:end]), expected[begin:end])
+    finally:
+        torch.set_num_threads(before)
+
+
+@dtypes
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize(("rows", "heads", "kv_heads", "dim"), [(1, 4, 4, 8), (5, 6, 2, 24), (130, 8, 1, 64)])
+def test_rope_and_write_kv_is_the_reference(
+    dtype: torch.dtype, qk_norm: bool, rows: int, heads: int, kv_heads: int, dim: int
+) -> None:
+    qkv = torch.randn(rows, heads + 2 * kv_heads, dim).to(dtype)
+    original = qkv.clone()
+    angles = torch.rand(rows, dim // 2) * 100
+    cos, sin = angles.cos(), angles.sin()
+    slots = torch.randperm(200)[:rows]
+    weight = torch.rand(heads + kv_heads, dim) + 0.5
+    step = RopeStep(torch.cat((cos, cos), 1).unsqueeze(1), torch.cat((-sin, sin), 1).unsqueeze(1), slots)
+    queries = torch.full((rows, heads, dim), torch.nan, dtype=dtype)
+    pool = torch.full((2 * kv_heads, 200, dim), torch.nan, dtype=dtype)
+
+    rope_and_write_kv(qkv, step, queries, pool, weight if qk_norm else None, 1e-6)
+
+    qk = original[:, : heads + kv_heads].double()
+    if qk_norm:
+        qk = torch.stack([reference.rms_norm(qk[:, i], weight[i], 1e-6) for i in range(qk.shape[1])], 1)
+    rotated = reference.rope(qk, torch.cat((cos, cos), 1), torch.cat((sin, sin), 1))
+    expected = torch.full((2 * kv_heads, 200, dim), torch.nan, dtype=torch.float64)
+    reference.write_kv(rotated[:, heads:], original[:, heads + kv_heads :], expected, slots)
+    assert_near(queries, rotated[:, :heads], dtype)
+    assert torch.equal(pool.isnan(), expected.isnan())  # nothing but the rows' slots was written
+    assert_near(pool.nan_to_num(), expected.nan_to_num(), dtype)
+
+
+def test_copy_block_copies_so_many_slots_of_every_layer() -> None:
+    pool = torch.randn(3, 4, 32, 8)
+    before = pool.clone()
+    copy_block(pool, 8, 16, 5)
+    assert torch.equal(pool[:, :, 16:21], before[:, :, 8:13])
+    pool[:, :, 16:21] = before[:, :, 16:21]
+    assert torch.equal(pool, before)
+
+
+@dtypes
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", [PackedLinear, PlainLinear])
+def test_linears_are_products_with_bias_and_residual(
+    dtype: torch.dtype, bias: bool, kind: type[PackedLinear] | type[PlainLinear]
+) -> None:
+    weight, b = torch.randn(50, 100).to(dtype), torch.randn(50).to(dtype) if bias else None
+    x, residual = torch.randn(9, 100).to(dtype), torch.randn(9, 50).to(dtype)
+    linear = kind(weight, b)
+    expected = x.double() @ weight.double().t() + (0 if b is None else b.double())
+    assert_near(linear(x), expected, dtype)
+    assert_near(linear.add(x, residual), expected + residual.double(), dtype)
+    assert torch.equal(TiledLinear(linear, 4)(x), torch.cat([linear(part) for part in torch.split(x, 4)]))
+
+
+@dtypes
+@pytest.mark.parametrize("shape", [(96, 256), (100, 50), (2048, 192)])
+def test_rows_of_a_linear_agree_under_the_policy_that_the_self_test_finds(
+    dtype: torch.dtype, shape: tuple[int, int]
+) -> None:
+    before = torch.get_num_threads()
+    in_features, out_features = shape
+    linear = PackedLinear(torch.randn(out_features, in_features).mul(0.05).to(dtype), None)
+    x, residual = torch.randn(512, in_features).to(dtype), torch.randn(512, out_features).to(dtype)
+    try:
+        policy = choose_row_policy([linear], dtype, 512, torch.set_num_threads, 2)
+        used = linear if policy.tile is None else TiledLinear(linear, policy.tile)
+        whole, added = used(x), used.add(x, residual)
+        for rows in (1, 2, 3, 15, 16, 31, 33, 64, 100, 127, 129, 255, 257, 511):
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                padded = policy.padded(rows)
+                assert torch.equal(used(x[:padded]), whole[:padded])
+                assert torch.equal(used.add(x[:padded], residual[:padded]), added[:padded])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_row_policy_pads_to_its_quantum() -> None:
+    assert [RowPolicy(16, None).padded(rows) for rows in (1, 16, 17)] == [16, 16, 32]
+
+
+def test_a_dtype_that_cannot_be_packed_is_said_once_and_not_packed(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert not can_pack(torch.int8)
+    assert "using F.linear" in caplog.text
