@@ -51,12 +51,15 @@ class Server:
         raise AssertionError(self.text())
 
     def status(self, path: str) -> int:
+        """The HTTP status of a GET; 0 when nobody listens."""
         try:
             with urllib.request.urlopen(self.url + path, timeout=5) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             with error:
                 return error.code
+        except urllib.error.URLError:
+            return 0
 
     def get(self, path: str) -> object:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:

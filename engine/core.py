@@ -10,7 +10,8 @@ import logging
 import time
 
 from engine.batch import Runner
-from engine.scheduler import BatchScheduler, Limits
+from engine.limits import Limits
+from engine.scheduler import BatchScheduler
 from engine.types import Abort, Generate, Hint, Ready, Reprioritise, StepReport, TokenDelta, Warm
 
 log = logging.getLogger(__name__)

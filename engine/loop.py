@@ -54,13 +54,15 @@ async def _step_until_end(server: _Server, core: EngineCore) -> None:
     while True:
         if not core.has_work:
             await server.wait_for_frames()
-        for message in server.take():
+        messages = server.take()
+        for message in messages:
             if isinstance(message, Shutdown):
                 return
             core.take(message)
         if server.gone:
             return
-        if core.has_work:
+        # Also when the messages left nothing to run: after an abort the server is told that the engine is free.
+        if core.has_work or messages:
             server.write(frames.encode(core.step()))
         await server.drained()
         # Once is not enough: asyncio would run us again before it hands over what arrived during the step.

@@ -20,19 +20,19 @@ small share of a step while others run, and is dropped instead of preempted.
 
 from __future__ import annotations
 
-import heapq
-from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from engine.batch import SampledToken, SampledTokens, ScheduledBatch, ScheduledSequence, SlotInstall
+from engine.batch import SampledToken, SampledTokens, ScheduledBatch
 from engine.cache.block_tables import BlockTables
 from engine.cache.radix_tree import Match
 from engine.inflight import InFlight
-from engine.layout import BatchLayout
+from engine.layout import BatchLayout, Record
+from engine.limits import Limits
+from engine.running import RunningSet
 from engine.sequence import Order, Sequence, Status, from_generate, from_warm, new_order
-from engine.types import FinishReason, Generate, Hint, Key, Objective, SamplingParams, TokenDelta, Warm
+from engine.types import FinishReason, Generate, Hint, Key, Objective, TokenDelta, Warm
 from engine.waiting import WaitingQueue
 
 SPECULATIVE_SHARE = 8
@@ -40,22 +40,6 @@ SPECULATIVE_SHARE = 8
 
 DECODES_PER_SPARE_BLOCK = 4
 """Admission leaves a block for every 4 running sequences, which will soon want one: else it would preempt."""
-
-_NO_SAMPLING = SamplingParams(max_tokens=1, seed=0)
-"""In the slot of a Warm, which is never sampled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Sizes are in tokens unless a name says otherwise. `num_blocks` includes scratch block 0."""
-
-    num_blocks: int
-    block_size: int
-    max_model_len: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    vocab_size: int
-    disabled: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -70,24 +54,12 @@ class StepCounts:
     shared_keys: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Scheduled:
-    """One sequence of a step in flight. `end`: committed tokens once the step is done."""
-
-    sequence: Sequence
-    life: int
-    end: int | None  # None: a decode row, one more token
-    sample: bool
-
-
 class BatchScheduler:
     """`schedule` and `commit` alternate; `schedule` may also run ahead of `commit`. Requests change in
     between."""
 
     def __init__(self, limits: Limits) -> None:
-        usable = (limits.num_blocks - 1) * limits.block_size
         self.limits = limits
-        self.max_model_len = min(limits.max_model_len, usable)
         self.counts = StepCounts()
         self.tables = BlockTables(
             limits.num_blocks, limits.block_size, caching="prefix-cache" not in limits.disabled
@@ -98,20 +70,14 @@ class BatchScheduler:
         self._in_flight = InFlight(limits.block_size)
         self._sequences: dict[int, Sequence] = {}
         self._waiting = WaitingQueue()
-        self._running: list[Sequence] = []  # ascending in order
-        self._free_slots = list(range(limits.max_num_seqs))
+        self._running = RunningSet(limits.max_num_seqs)
         self._suspects: list[Sequence] = []
         self._deltas: list[TokenDelta] = []
-        self._steps: deque[tuple[int, list[_Scheduled]]] = deque()
-        self._decoding_order: list[Sequence] | None = None  # of the last step, if it had decode rows only,
-        self._decoding: list[_Scheduled] = []  # and its records
-        self._had_prefill = False
+        self._steps: deque[tuple[int, list[Record]]] = deque()
         self._step_id = 0
         self._arrivals = 0
         self._chosen: dict[Sequence, int] = {}
         self._budget = 0
-
-    # What the server asks for.
 
     @property
     def has_work(self) -> bool:
@@ -127,43 +93,21 @@ class BatchScheduler:
 
     def add(self, request: Generate | Warm, now: float = 0.0) -> None:
         """Queue a request. One that can never run ends with an error delta, alone."""
-        if problem := self._problem(request):
+        if request.id in self._sequences:
+            raise ValueError(f"request {request.id} is already running")
+        if problem := self.limits.problem(request):
             self._deltas.append(TokenDelta(id=request.id, finish_reason="error", error=problem))
             return
         self._arrivals += 1
         if isinstance(request, Warm):
             sequence = from_warm(request, self._arrivals, now)
         else:
-            sequence = from_generate(request, self._arrivals, self.max_model_len)
+            sequence = from_generate(request, self._arrivals, self.limits.capacity)
             if len(sequence.tokens) >= sequence.max_tokens_total:
                 self._deltas.append(TokenDelta(id=request.id, finish_reason="length"))
                 return
         self._sequences[sequence.id] = sequence
         self._waiting.push(sequence)
-
-    def _problem(self, request: Generate | Warm) -> str | None:
-        """Why a request can never run."""
-        if request.id in self._sequences:
-            raise ValueError(f"request {request.id} is already running")
-        length, limits = len(request.token_ids), self.limits
-        if not length:
-            return "the prompt is empty"
-        needed = length if isinstance(request, Warm) else length + 1
-        if needed > limits.max_model_len:
-            return (
-                f"a prompt of {length} tokens leaves no room to generate: the model's context is "
-                f"{limits.max_model_len} tokens (--max-model-len)"
-            )
-        if needed > self.max_model_len:
-            return (
-                f"a prompt of {length} tokens does not fit in the KV cache of {self.max_model_len} tokens "
-                "(--kv-cache-memory)"
-            )
-        if min(request.token_ids) < 0 or max(request.token_ids) >= limits.vocab_size:
-            return f"a token id is not in 0..{limits.vocab_size - 1}"
-        if isinstance(request, Generate) and not 0 <= request.num_generated < length:
-            return f"num_generated is {request.num_generated} of {length} tokens"
-        return None
 
     def abort(self, request_id: int) -> None:
         """Drop a request; nothing is reported for it. Unknown ids are ignored."""
@@ -189,8 +133,6 @@ class BatchScheduler:
         """Reports of requests that ended outside a step."""
         deltas, self._deltas = self._deltas, []
         return deltas
-
-    # A step.
 
     def schedule(self, now: float = 0.0) -> ScheduledBatch | None:
         """The next step's work; None: nothing can run before a step in flight has been committed."""
@@ -241,18 +183,16 @@ class BatchScheduler:
         self.tables.pool.end_step(step_id)
         live = [record.sequence for record in records if record.sequence.life == record.life]
         if len(live) == 1:
-            self._deltas.append(self._finish(live[0], "error", error=message))
+            self._deltas.append(self._finish(live[0], "error", message))
         else:
-            for sequence in sorted(live, key=_order, reverse=True):
+            for sequence in sorted(live, key=lambda each: each.order, reverse=True):
                 if sequence.sampling is not None:
                     self._mark_suspect(sequence)
                 self._preempt(sequence)
         return self.take_deltas()
 
-    # Choosing.
-
     def _schedule_decodes(self) -> None:
-        for sequence in self._running.copy():
+        for sequence in self._running.in_order():
             if self._budget == 0:
                 return
             if sequence.status is not Status.RUNNING or not sequence.may_decode:
@@ -264,7 +204,7 @@ class BatchScheduler:
             self._budget -= 1
 
     def _schedule_prefills(self) -> None:
-        for sequence in self._running.copy():
+        for sequence in self._running.in_order():
             if self._budget <= 0:
                 return
             if sequence.status is Status.RUNNING and sequence.prefilling:
@@ -289,12 +229,12 @@ class BatchScheduler:
         while True:
             if sequence.status is Status.RUNNING:
                 self._continue_prefill(sequence)
-            elif self._free_slots:
+            elif self._running.has_slot:
                 self._start(sequence, self.tables.match(sequence))
-            others = [other for other in self._running if other is not sequence]
-            if self._chosen or not others or not self._may_preempt():
+            victim = self._running.worst(beside=sequence)
+            if self._chosen or victim is None or not self._may_preempt():
                 return
-            self._preempt(others[-1])
+            self._preempt(victim)
 
     def _admit(self, sequence: Sequence) -> bool:
         """Start or park the first of the queue. False: it has to wait, and so have all behind it."""
@@ -308,9 +248,9 @@ class BatchScheduler:
                 return True
             if self._prefill_length(sequence, match.num_tokens(self.limits.block_size)) == 0:
                 return False
-            if self._free_slots and self._start(sequence, match):
+            if self._running.has_slot and self._start(sequence, match):
                 return True
-            victim = self._running[-1] if self._running else None
+            victim = self._running.worst()
             if victim is None or victim.order[0] <= sequence.order[0] or not self._may_preempt():
                 return False
             self._preempt(victim)
@@ -333,7 +273,6 @@ class BatchScheduler:
     def _begin(self, sequence: Sequence, begin: int, length: int) -> None:
         self._waiting.remove(sequence)
         sequence.status = Status.RUNNING
-        sequence.slot = heapq.heappop(self._free_slots)
         sequence.installed = False
         sequence.blocks_changed = True
         sequence.prefill_end = len(sequence.tokens)
@@ -343,7 +282,7 @@ class BatchScheduler:
             sequence.cached_tokens = min(begin, sequence.num_prompt)
             self.counts.prefix_queries += sequence.num_prompt
             self.counts.prefix_hits += sequence.cached_tokens
-        insort(self._running, sequence, key=_order)
+        self._running.add(sequence)
         self._choose(sequence, length)
         if self._dedup:
             self._in_flight.register(sequence)
@@ -376,8 +315,6 @@ class BatchScheduler:
         self._chosen[sequence] = length
         self._budget -= length
 
-    # Blocks.
-
     def _make_room(self, sequence: Sequence, num_tokens: int) -> int:
         """Blocks up to `num_tokens` tokens, or fewer; taken from worse sequences if there is none for the
         next token. Returns for how many tokens beyond num_scheduled there is room."""
@@ -386,8 +323,8 @@ class BatchScheduler:
             room = self.tables.grow(sequence, num_tokens) - sequence.num_scheduled
             if room > 0:
                 return room
-            victim = self._running[-1]
-            if victim is sequence or not self._may_preempt():
+            victim = self._running.worst()
+            if victim is None or victim is sequence or not self._may_preempt():
                 return 0  # it keeps what it has: a better one may take it
             self._preempt(victim)
 
@@ -413,15 +350,10 @@ class BatchScheduler:
         self.tables.publish(sequence, partial=True)
         self.tables.release(sequence)
         self._layout.moved()
-        del self._running[bisect_left(self._running, sequence.order, key=_order)]
-        assert sequence.slot is not None
-        heapq.heappush(self._free_slots, sequence.slot)
-        sequence.slot = None
+        self._running.remove(sequence)
         sequence.life += 1
         sequence.status = Status.WAITING
         self._wake(self._in_flight.leave(sequence))
-
-    # Results.
 
     def _prefilled(self, sequence: Sequence) -> None:
         """A chunk is done: others may use it now."""
@@ -441,46 +373,26 @@ class BatchScheduler:
         if token.slot != sequence.slot:
             raise ValueError(f"a sample of slot {token.slot} came for slot {sequence.slot}")
         if token.error is not None:
-            return self._finish(sequence, "error", error=token.error)
+            return self._finish(sequence, "error", token.error)
         if sequence.suspect:
             self._clear_suspect(sequence)
-        sampling, token_id = sequence.sampling, token.token_id
-        assert sampling is not None
-        if token_id in sequence.stop_ids and sequence.num_generated >= sampling.min_tokens:
-            return self._finish(sequence, "stop", stop_token_id=token_id)
-        sequence.tokens.append(token_id)
-        logprobs = () if token.logprobs is None else (token.logprobs,)
-        if len(sequence.tokens) >= sequence.max_tokens_total:
-            delta = self._finish(sequence, "length")
-            return TokenDelta(
-                id=delta.id,
-                token_ids=(token_id,),
-                finish_reason="length",
-                cached_tokens=delta.cached_tokens,
-                logprobs=logprobs,
-            )
+        reason, token_id = sequence.append(token.token_id), token.token_id
+        if reason is not None:
+            self._end(sequence)
+        stopped = reason == "stop"
         return TokenDelta(
             id=sequence.id,
-            token_ids=(token_id,),
+            token_ids=() if stopped else (token_id,),
+            finish_reason=reason,
+            stop_token_id=token_id if stopped else None,
             cached_tokens=sequence.cached_tokens or 0,
-            logprobs=logprobs,
+            logprobs=() if stopped or token.logprobs is None else (token.logprobs,),
         )
 
-    def _finish(
-        self,
-        sequence: Sequence,
-        reason: FinishReason,
-        *,
-        stop_token_id: int | None = None,
-        error: str | None = None,
-    ) -> TokenDelta:
+    def _finish(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> TokenDelta:
         self._end(sequence)
         return TokenDelta(
-            id=sequence.id,
-            finish_reason=reason,
-            stop_token_id=stop_token_id,
-            cached_tokens=sequence.cached_tokens or 0,
-            error=error,
+            id=sequence.id, finish_reason=reason, cached_tokens=sequence.cached_tokens or 0, error=error
         )
 
     def _end(self, sequence: Sequence) -> None:
@@ -503,9 +415,7 @@ class BatchScheduler:
         if order == sequence.order:
             return
         if sequence.status is Status.RUNNING:
-            del self._running[bisect_left(self._running, sequence.order, key=_order)]
-            sequence.order = order
-            insort(self._running, sequence, key=_order)
+            self._running.reorder(sequence, order)
         else:
             sequence.order = order
             if sequence.status is Status.WAITING:
@@ -520,61 +430,16 @@ class BatchScheduler:
         sequence.suspect = False
         self._suspects.remove(sequence)
 
-    # The batch.
-
     def _batch(self) -> ScheduledBatch:
         self._step_id += 1
-        chosen = self._chosen
-        has_prefill = self._has_prefill()
-        if has_prefill or self._had_prefill:
-            self._layout.grown()
-        self._had_prefill = has_prefill
-        order = self._layout.order(chosen)
-        plan = self._layout.plan(chosen)
-        installs = tuple(_install(sequence) for sequence in order if not sequence.installed)
-        tables = {s.slot: tuple(s.blocks) for s in order if s.blocks_changed and s.slot is not None}
-        copies = tuple([sequence.copy for sequence in order if sequence.copy is not None]) if installs else ()
-        entries = tuple([self._advance(sequence) for sequence in order])
-        self._steps.append((self._step_id, self._records(order, entries, has_prefill)))
+        batch, records = self._layout.build(self._step_id, self._chosen)
+        self._steps.append((self._step_id, records))
         self.tables.pool.begin_step(self._step_id)
-        for sequence in order if tables else ():  # one that is installed has a new table
-            sequence.installed, sequence.blocks_changed = True, False
+        for sequence in self._chosen if batch.copies else ():
             self.tables.copied(sequence)
-        self.counts.num_tokens = sum(chosen.values())
-        self.counts.shared_keys = plan.shared_keys
-        return ScheduledBatch(
-            step_id=self._step_id,
-            sequences=entries,
-            plan=plan,
-            installs=installs,
-            block_tables=tables or None,
-            copies=copies,
-        )
-
-    def _advance(self, sequence: Sequence) -> ScheduledSequence:
-        """Its part of the batch; from here on that is scheduled."""
-        begin, length = sequence.num_scheduled, self._chosen[sequence]
-        sequence.num_scheduled = end = begin + length
-        assert sequence.slot is not None
-        if end <= sequence.prefill_end:
-            sample = end == sequence.prefill_end and sequence.sampling is not None
-            return ScheduledSequence(sequence.slot, begin, length, tuple(sequence.tokens[begin:end]), sample)
-        return ScheduledSequence(sequence.slot, begin, length, None, True)
-
-    def _records(
-        self, order: list[Sequence], entries: tuple[ScheduledSequence, ...], has_prefill: bool
-    ) -> list[_Scheduled]:
-        """What commit() will need. In steady decoding that is the same from step to step."""
-        if not has_prefill and order is self._decoding_order:
-            return self._decoding
-        records = [
-            _Scheduled(s, s.life, None if entry.token_ids is None else s.num_scheduled, entry.sample)
-            for s, entry in zip(order, entries, strict=True)
-        ]
-        self._decoding_order, self._decoding = (None, []) if has_prefill else (order, records)
-        return records
-
-    # Looking in.
+        self.counts.num_tokens = sum(self._chosen.values())
+        self.counts.shared_keys = batch.plan.shared_keys
+        return batch
 
     def sequences(self) -> Iterator[Sequence]:
         return iter(self._sequences.values())
@@ -583,11 +448,9 @@ class BatchScheduler:
         """What must hold between any two calls."""
         self._waiting.check_invariants()
         self._in_flight.check_invariants()
-        self.tables.check_invariants(self._running)
-        assert self._running == sorted(self._running, key=_order)
-        slots = [sequence.slot for sequence in self._running if sequence.slot is not None]
-        assert sorted(slots + self._free_slots) == list(range(self.limits.max_num_seqs))
-        waiting, running = set(self._waiting), set(self._running)
+        self._running.check_invariants()
+        self.tables.check_invariants(self._running.in_order())
+        waiting, running = set(self._waiting), set(self._running.in_order())
         for sequence in self._sequences.values():
             assert (sequence in running) == (sequence.status is Status.RUNNING)
             assert (sequence in waiting) == (sequence.status is Status.WAITING)
@@ -613,16 +476,6 @@ class BatchScheduler:
             assert all(target > sequence.leader.num_committed for target, _, _ in sequence.leader.followers)
 
 
-def _order(sequence: Sequence) -> Order:
-    return sequence.order
-
-
 def _in_place_of(order: Order, sequence: Sequence) -> Order:
     """The urgency and key of another sequence, and its own arrival: orders stay unique."""
     return (order[0], order[1], sequence.arrival)
-
-
-def _install(sequence: Sequence) -> SlotInstall:
-    assert sequence.slot is not None
-    sampling = sequence.sampling or _NO_SAMPLING
-    return SlotInstall(sequence.slot, sampling, sequence.prompt_ids, sequence.output_ids())

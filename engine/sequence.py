@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Literal
 
 from engine.cache.radix_tree import Node
 from engine.types import Generate, Key, Objective, Salt, SamplingParams, Urgency, Warm
@@ -100,6 +101,15 @@ class Sequence:
         """How many of its tokens need not be computed if they are cached: the last one's logits are
         wanted."""
         return len(self.tokens) if self.sampling is None else len(self.tokens) - 1
+
+    def append(self, token_id: int) -> Literal["stop", "length"] | None:
+        """Take a sampled token; whether that ends the sequence. One that stops it is not among its tokens."""
+        sampling = self.sampling
+        assert sampling is not None
+        if token_id in self.stop_ids and self.num_generated >= sampling.min_tokens:
+            return "stop"
+        self.tokens.append(token_id)
+        return "length" if len(self.tokens) >= self.max_tokens_total else None
 
     def output_ids(self) -> tuple[int, ...]:
         return tuple(self.tokens[len(self.prompt_ids) :])

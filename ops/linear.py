@@ -1,12 +1,12 @@
 """Linear layers whose rows do not depend on each other, and the self-test that finds how to get that.
 
 Invariant (the contract of batch invariance): row r of `Linear(x)` is a function of row r of x, for every
-number of rows that the `RowPolicy` allows, and for every number of threads. BLAS libraries choose their
+number of rows in the `RowPolicy`, and for every number of threads. BLAS libraries choose their
 kernel by shape and so do not promise it; which shapes agree differs from CPU to CPU. What was measured with
 torch 2.13:
 
 - AMD EPYC (avx512_bf16, no AMX): 1 row differs from 2 and more (in bf16 only from K=1280 on, in fp32 always);
-  2 to 1,100 rows agree, at 1 and 2 threads, for every packing;
+  2 to 512 rows agree, at 1 and 2 threads, for every packing;
 - Intel with AMX: bf16 agrees from 1 to 128 rows when packed for one row; fp32 from 16 rows on.
 
 So nothing is assumed: `choose_row_policy` tries policies on the model's own weights, cheapest first.
@@ -32,27 +32,41 @@ _NO_SCALARS: list[Any] = []
 
 @dataclass(frozen=True, slots=True)
 class RowPolicy:
-    """Numbers of rows at which linears agree: multiples of `quantum`, at most `tile` in one product (None:
-    any).
+    """The numbers of rows that linears are ever given, ascending; the last is the tile that more rows are cut
+    into.
+
+    Few sizes, since oneDNN compiles a kernel for every one: 0.4 to 2 ms and about 0.5 MB each. The self-test
+    runs them all, so that no step pays for it, memory stays flat, and nothing untested is ever called.
     """
 
-    quantum: int
-    tile: int | None
+    sizes: tuple[int, ...]
+
+    @property
+    def tile(self) -> int:
+        return self.sizes[-1]
 
     def padded(self, rows: int) -> int:
-        """The smallest allowed number of rows that holds `rows`."""
-        return -(-rows // self.quantum) * self.quantum
+        """The number of rows that `rows` >= 1 rows are computed as: whole tiles, and one of `sizes`."""
+        whole = (rows - 1) // self.tile * self.tile
+        return whole + next(size for size in self.sizes if rows - whole <= size)
 
+    def tiles(self, padded: int) -> list[tuple[int, int]]:
+        """Cut that many rows (a value of `padded`) into (begin, end)."""
+        return [(begin, min(begin + self.tile, padded)) for begin in range(0, padded, self.tile)]
+
+
+_SIZES = (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 CANDIDATES = (
-    RowPolicy(2, None),
-    RowPolicy(2, 128),
-    RowPolicy(4, None),
-    RowPolicy(16, None),
-    RowPolicy(16, 128),
-    RowPolicy(16, 16),
+    RowPolicy(_SIZES),
+    RowPolicy(tuple(size for size in _SIZES if size % 4 == 0)),
+    RowPolicy(tuple(size for size in _SIZES if size % 16 == 0)),
+    RowPolicy((16,)),
 )
 """Cheapest first. The last always calls one and the same shape."""
+
+_LARGE = 1_200_000  # weights from which on the self-test leaves out the sizes between
+_ENDS = (2, 4, 16, 128)
 
 
 class Linear(Protocol):
@@ -105,29 +119,6 @@ class PlainLinear:
         return F.linear(x_RK, self._weight, self._bias).add_(residual_RN)
 
 
-class TiledLinear:
-    """A linear that is never given more than `tile` rows at once."""
-
-    __slots__ = ("_linear", "_tile", "in_features", "out_features")
-
-    def __init__(self, linear: Linear, tile: int) -> None:
-        self._linear = linear
-        self._tile = tile
-        self.in_features = linear.in_features
-        self.out_features = linear.out_features
-
-    def __call__(self, x_RK: torch.Tensor) -> torch.Tensor:
-        if x_RK.shape[0] <= self._tile:
-            return self._linear(x_RK)
-        return torch.cat([self._linear(part) for part in torch.split(x_RK, self._tile)])
-
-    def add(self, x_RK: torch.Tensor, residual_RN: torch.Tensor) -> torch.Tensor:
-        if x_RK.shape[0] <= self._tile:
-            return self._linear.add(x_RK, residual_RN)
-        pairs = zip(torch.split(x_RK, self._tile), torch.split(residual_RN, self._tile), strict=True)
-        return torch.cat([self._linear.add(part, residual) for part, residual in pairs])
-
-
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether oneDNN packs weights of this dtype here; one log line when it does not."""
     try:
@@ -144,47 +135,47 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 def choose_row_policy(
     linears: Iterable[Linear],
+    adding: Iterable[Linear],
     dtype: torch.dtype,
-    max_rows: int,
     set_threads: Callable[[int], None],
     threads: int,
 ) -> RowPolicy:
     """The first of CANDIDATES under which the rows of these linears agree, at one and at `threads` threads.
 
-    linears: one of each shape, unpadded and untiled. max_rows: the largest number of rows a step may have.
-    Cost: about 500 rows through each; falls back to the last candidate, which calls a single shape, and says
-    so.
+    linears, adding: those called plainly and with a residual, one of each shape. Cost: a call of each at every
+    size; of large ones at a few. Falls back to the last candidate, which calls a single shape, and says so.
     """
-    tests = list({(item.in_features, item.out_features): item for item in linears}.values())
+    tests = {(item.in_features, item.out_features, False): item for item in linears}
+    tests |= {(item.in_features, item.out_features, True): item for item in adding}
     for policy in CANDIDATES:
-        if all(_rows_agree(linear, dtype, policy, max_rows, set_threads, threads) for linear in tests):
-            logger.info(
-                "linears: rows agree in multiples of %d, tile %s", policy.quantum, policy.tile or "any"
-            )
+        if all(
+            _rows_agree(linear, key[2], dtype, policy, set_threads, threads) for key, linear in tests.items()
+        ):
+            logger.info("linears: rows agree at %d to %d rows", policy.sizes[0], policy.tile)
             return policy
-    logger.warning("linears: rows agree under no policy; using products of %d rows", CANDIDATES[-1].quantum)
+    logger.warning("linears: rows agree under no policy; using products of %d rows", CANDIDATES[-1].tile)
     return CANDIDATES[-1]
 
 
 def _rows_agree(
     linear: Linear,
+    adds: bool,
     dtype: torch.dtype,
     policy: RowPolicy,
-    max_rows: int,
     set_threads: Callable[[int], None],
     threads: int,
 ) -> bool:
-    limit = min(policy.tile or max_rows, max_rows)
-    sizes = sorted({policy.padded(rows) for rows in (1, 3, 33, 128, 160) if rows <= limit})
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(sizes[-1], linear.in_features, generator=generator).to(dtype)
+    x = torch.randn(policy.tile, linear.in_features, generator=generator).to(dtype)
+    residual = torch.randn(policy.tile, linear.out_features, generator=generator).to(dtype)
+    large = linear.in_features * linear.out_features > _LARGE
     expected: torch.Tensor | None = None
     for count in sorted({1, threads}, reverse=True):
         set_threads(count)
-        for rows in reversed(sizes):
-            out = linear(x[:rows])
+        few = large or count != threads
+        for rows in reversed([size for size in policy.sizes if size in _ENDS or not few]):
+            out = linear.add(x[:rows], residual[:rows]) if adds else linear(x[:rows])
             expected = out if expected is None else expected
-            # The first and the last rows of the batch: a kernel's blocks may differ by their place.
-            if not torch.equal(out, expected[:rows]) or not torch.equal(linear(x[-rows:]), expected[-rows:]):
+            if not torch.equal(out, expected[:rows]):
                 return False
     return True

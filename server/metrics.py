@@ -81,7 +81,7 @@ class EngineLoad:
 LoadValue = Callable[[EngineLoad], float]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Metrics(Collector):
     """All figures of one server. `model` is the label that every series carries."""
 

@@ -12,28 +12,36 @@ from dataclasses import dataclass
 import torch
 
 from engine.models.config import ModelConfig
-from engine.models.layers import MakeLinear, Weights, tiled
+from engine.models.layers import MakeLinear, Weights
 from ops.attention import AttentionStep
-from ops.linear import Linear, RowPolicy
+from ops.linear import Linear
 from ops.rope import RopeStep, rope_and_write_kv
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class RowTile:
+    """Rows begin..end of the padded batch, which go through the linears together; `rope` is theirs."""
+
+    begin: int
+    end: int
+    rope: RopeStep
+
+
+@dataclass(frozen=True, slots=True)
 class StepState:
     """What the attention blocks of a step share.
 
-    rope: angles and KV slots of the rows. queries: the flat buffer that blocks fill and read, one after
-    another. attention: the prepared step for each distinct window. All rows are padded to the linears' row
-    policy.
+    queries: the flat buffer of all rows that blocks fill and read, one after another. attention: the prepared
+    step for each distinct window.
     """
 
-    rope: RopeStep
+    tiles: tuple[RowTile, ...]
     queries: torch.Tensor
     attention: dict[int | None, AttentionStep]
 
 
 class Attention:
-    """x -> residual + o(attention(rope(qkv(x)))), keys and values written to the layer's pool on the way."""
+    """residual + o(attention(rope(qkv(x)))), in three parts: linears take a tile, attention takes all rows."""
 
     packed = ("q_proj", "k_proj", "v_proj")
 
@@ -49,20 +57,28 @@ class Attention:
         self._output = make(*self._load_output(config, weights, prefix))
         self._qk_norm = self._load_qk_norm(weights, prefix) if config.qk_norm else None
 
-    def linears(self) -> list[Linear]:
-        return [self._qkv, self._output]
+    @property
+    def linears(self) -> tuple[Linear, Linear]:
+        """(called plainly, called with a residual)."""
+        return self._qkv, self._output
 
-    def apply_row_policy(self, policy: RowPolicy) -> None:
-        self._qkv, self._output = tiled(self._qkv, policy), tiled(self._output, policy)
-
-    def __call__(
-        self, x_RH: torch.Tensor, residual_RH: torch.Tensor, step: StepState, kv_pool_KSD: torch.Tensor
-    ) -> torch.Tensor:
+    def write(
+        self, x_RH: torch.Tensor, tile: RowTile, queries: torch.Tensor, kv_pool_KSD: torch.Tensor
+    ) -> None:
+        """Project a tile: its queries to the buffer, its keys and values to the layer's pool."""
         rows, heads, dim = x_RH.shape[0], self._heads, self._dim
         qkv = self._qkv(x_RH).view(rows, heads + 2 * self._kv_heads, dim)
-        queries = step.queries.as_strided((rows, heads, dim), (heads * dim, dim, 1))
-        rope_and_write_kv(qkv, step.rope, queries, kv_pool_KSD, self._qk_norm, self._eps)
-        return self._output.add(step.attention[self._window].run(step.queries, kv_pool_KSD), residual_RH)
+        width = heads * dim
+        q = queries.as_strided((rows, heads, dim), (width, dim, 1), tile.begin * width)
+        rope_and_write_kv(qkv, tile.rope, q, kv_pool_KSD, self._qk_norm, self._eps)
+
+    def attend(self, step: StepState, kv_pool_KSD: torch.Tensor) -> torch.Tensor:
+        """All rows over what has been written: [padded rows, heads x head_dim]."""
+        return step.attention[self._window].run(step.queries, kv_pool_KSD)
+
+    def output(self, attended_RW: torch.Tensor, residual_RH: torch.Tensor) -> torch.Tensor:
+        """Project a tile's results and add them to its residual stream."""
+        return self._output.add(attended_RW, residual_RH)
 
     def _load_qkv(
         self, config: ModelConfig, weights: Weights, prefix: str

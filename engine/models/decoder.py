@@ -14,8 +14,8 @@ import torch.nn.functional as F
 
 from engine.models.attention import Attention, StepState
 from engine.models.config import ModelConfig
-from engine.models.layers import GatedMlp, MakeLinear, Weights, tiled
-from ops.linear import Linear, RowPolicy
+from engine.models.layers import GatedMlp, MakeLinear, Weights
+from ops.linear import Linear
 from ops.norm import RmsNorm
 
 
@@ -33,13 +33,24 @@ class DecoderLayer:
         )
         self.mlp = GatedMlp(config, weights, f"{prefix}.mlp", make)
 
-    def __call__(self, x_RH: torch.Tensor, step: StepState, kv_pool_KSD: torch.Tensor) -> torch.Tensor:
-        x_RH = self.attention(self.input_norm(x_RH), x_RH, step, kv_pool_KSD)
+    def __call__(
+        self, tiles_RH: list[torch.Tensor], step: StepState, kv_pool_KSD: torch.Tensor
+    ) -> list[torch.Tensor]:
+        for x_RH, tile in zip(tiles_RH, step.tiles, strict=True):
+            self.attention.write(self.input_norm(x_RH), tile, step.queries, kv_pool_KSD)
+        attended = self.attention.attend(step, kv_pool_KSD)
+        if len(tiles_RH) == 1:
+            return [self._finish(tiles_RH[0], attended)]
+        pairs = zip(tiles_RH, step.tiles, strict=True)
+        return [self._finish(x_RH, attended[tile.begin : tile.end]) for x_RH, tile in pairs]
+
+    def _finish(self, x_RH: torch.Tensor, attended_RW: torch.Tensor) -> torch.Tensor:
+        x_RH = self.attention.output(attended_RW, x_RH)
         return self.mlp(self.post_norm(x_RH), x_RH)
 
 
 class Decoder:
-    """Weights and forward pass. Immutable but for `apply_row_policy`, which is called once after loading."""
+    """Weights and forward pass; immutable."""
 
     __slots__ = ("_embedding", "_head", "_layers", "_norm", "config")
 
@@ -53,16 +64,11 @@ class Decoder:
         head = self._embedding if config.tie_embeddings else weights.get("lm_head.weight", table)
         self._head = make(head, None)
 
-    def linears(self) -> list[Linear]:
-        """One layer's linears and the head: one of each shape."""
-        first = self._layers[0]
-        return [*first.attention.linears(), *first.mlp.linears(), self._head]
-
-    def apply_row_policy(self, policy: RowPolicy) -> None:
-        for layer in self._layers:
-            layer.attention.apply_row_policy(policy)
-            layer.mlp.apply_row_policy(policy)
-        self._head = tiled(self._head, policy)
+    def linears(self) -> tuple[list[Linear], list[Linear]]:
+        """One linear of each shape: (those called plainly, those called with a residual)."""
+        layer = self._layers[0]
+        plain, adding = zip(layer.attention.linears, layer.mlp.linears, strict=True)
+        return [*plain, self._head], list(adding)
 
     def forward(
         self,
@@ -73,14 +79,20 @@ class Decoder:
     ) -> torch.Tensor:
         """Compute all rows; logits [len(logit_rows), vocab] in the model's dtype, of all rows when None.
 
-        ids and logit_rows: int64, their lengths multiples of the row policy's quantum (logit_rows may be
-        empty).
+        ids and logit_rows: int64; their lengths are numbers of rows that the linears' RowPolicy has, logit_rows
+        may also be empty. More rows than its tile are carried through the layers tile by tile.
         """
-        x = F.embedding(ids_R, self._embedding)
+        x_RH = F.embedding(ids_R, self._embedding)
+        tiles = [x_RH] if len(step.tiles) == 1 else [x_RH[tile.begin : tile.end] for tile in step.tiles]
         for layer, pool in zip(self._layers, kv_pools, strict=True):
-            x = layer(x, step, pool)
-        if logit_rows is not None:
-            if not len(logit_rows):
-                return x.new_empty(0, self.config.vocab_size)
-            x = x.index_select(0, logit_rows)
-        return self._head(self._norm(x))
+            tiles = layer(tiles, step, pool)
+        x_RH = tiles[0] if len(tiles) == 1 else torch.cat(tiles)
+        if logit_rows is None:
+            return self._logits(x_RH, step.tiles[0].end)
+        if not len(logit_rows):
+            return x_RH.new_empty(0, self.config.vocab_size)
+        return self._logits(x_RH.index_select(0, logit_rows), step.tiles[0].end)
+
+    def _logits(self, x_RH: torch.Tensor, tile: int) -> torch.Tensor:
+        parts = [self._head(self._norm(part)) for part in torch.split(x_RH, tile)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from engine.models.config import ModelConfig, RopeConfig
 from ops.activation import gelu_tanh_and_mul, silu_and_mul
 from ops.cpu import SIMD_QUANTUM
-from ops.linear import Linear, RowPolicy, TiledLinear
+from ops.linear import Linear
 
 MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], Linear]
 """(weight [out, in], bias [out] or None) -> the linear that the device runs best."""
@@ -26,11 +26,6 @@ class Weights(Protocol):
     def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """The tensor in the model's dtype. Raises ValueError when it is missing or of another shape."""
         ...
-
-
-def tiled(linear: Linear, policy: RowPolicy) -> Linear:
-    """The same linear, never given more rows at once than the policy allows."""
-    return linear if policy.tile is None else TiledLinear(linear, policy.tile)
 
 
 class GatedMlp:
@@ -56,11 +51,10 @@ class GatedMlp:
         )
         self._activation = silu_and_mul if config.activation == "silu" else gelu_tanh_and_mul
 
-    def linears(self) -> list[Linear]:
-        return [self._gate_up, self._down]
-
-    def apply_row_policy(self, policy: RowPolicy) -> None:
-        self._gate_up, self._down = tiled(self._gate_up, policy), tiled(self._down, policy)
+    @property
+    def linears(self) -> tuple[Linear, Linear]:
+        """(called plainly, called with a residual)."""
+        return self._gate_up, self._down
 
     def __call__(self, x_RH: torch.Tensor, residual_RH: torch.Tensor) -> torch.Tensor:
         return self._down.add(self._activation(self._gate_up(x_RH)), residual_RH)

@@ -61,7 +61,7 @@ class DummyWeights:
     def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         if name.endswith("norm.weight"):
             return torch.ones(shape, dtype=self._dtype)
-        generator = torch.Generator().manual_seed(self._seed * 2**32 + zlib.crc32(name.encode()))
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode(), self._seed & 0xFFFFFFFF))
         return torch.randn(shape, generator=generator).mul_(0.02).to(self._dtype)
 
 

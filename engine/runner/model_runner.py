@@ -20,7 +20,7 @@ import torch
 
 from engine.batch import AttentionPlan, SampledToken, SampledTokens, ScheduledBatch
 from engine.config import EngineConfig
-from engine.models.attention import StepState
+from engine.models.attention import RowTile, StepState
 from engine.models.config import ModelConfig, load_config
 from engine.models.decoder import Decoder
 from engine.models.layers import RotaryTable, Weights
@@ -95,7 +95,7 @@ class ModelRunner:
         positions = np.concatenate([np.arange(item.start, item.start + item.length) for item in items])
         padded = torch.zeros(self._policy.padded(rows), dtype=torch.int64)
         inputs = StepInputs(
-            positions, padded, padded, padded, padded[: self._policy.quantum], (), frozenset()
+            positions, padded, padded, padded, padded[: self._policy.sizes[0]], (), frozenset()
         )
         self._forward(inputs, build_plan(items, self.block_size, share=False))
 
@@ -123,13 +123,21 @@ class ModelRunner:
             self._queries = self._geometry.query_buffer(padded_rows)
         arrays = Plan(plan.tiles, plan.pages, plan.merge_offsets, plan.merge_parts, inputs.positions)
         step = StepState(
-            rope=RopeStep(*self._rotary.at(inputs.padded_positions), inputs.kv_slots),
+            tiles=self._tiles(inputs),
             queries=self._queries,
             attention={
                 window: prepare(arrays, self._geometry, padded_rows, window) for window in self._windows
             },
         )
         return self._decoder.forward(inputs.ids, step, self._cache.layers, inputs.logit_rows)
+
+    def _tiles(self, inputs: StepInputs) -> tuple[RowTile, ...]:
+        cos, sin = self._rotary.at(inputs.padded_positions)
+        slots = inputs.kv_slots
+        return tuple(
+            RowTile(begin, end, RopeStep(cos[begin:end], sin[begin:end], slots[begin:end]))
+            for begin, end in self._policy.tiles(len(slots))
+        )
 
     def _end_row(self, token: SampledToken) -> None:
         if token.error is None:
@@ -168,10 +176,7 @@ def _assemble(
 ) -> ModelRunner:
     model = decoder.config
     with torch.inference_mode():
-        policy = choose_row_policy(
-            decoder.linears(), dtype, config.max_num_batched_tokens, threads.use, threads.most
-        )
-        decoder.apply_row_policy(policy)
+        policy = choose_row_policy(*decoder.linears(), dtype, threads.use, threads.most)
         quantum = choose_query_quantum(model.num_kv_heads, model.head_dim, dtype, threads.use, threads.most)
     sizes = size_kv_cache(config, model, dtype, free_memory())
     geometry = Geometry(

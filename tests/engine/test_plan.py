@@ -24,7 +24,9 @@ def expand(plan: AttentionPlan, sequences: list[Rows], block_size: int) -> None:
         assert row_begin < row_end
         assert 0 < page_end - page_begin <= CHUNK // block_size
         assert first_key % CHUNK == 0
-        assert first_key <= min(positions[row_begin:row_end]), "a row before the chunk has nothing to read in it"
+        assert first_key <= min(positions[row_begin:row_end]), (
+            "a row before the chunk has nothing to read in it"
+        )
         for row in range(row_begin, row_end):
             assert part + row - row_begin not in parts_seen, "a partial slot is written twice"
             parts_seen.add(part + row - row_begin)
@@ -36,8 +38,8 @@ def expand(plan: AttentionPlan, sequences: list[Rows], block_size: int) -> None:
         for part in plan.merge_parts[plan.merge_offsets[row] : plan.merge_offsets[row + 1]].tolist():
             page_begin, page_end, first_key = tile_of[row, part]
             for index, page in enumerate(plan.pages[page_begin:page_end].tolist()):
-                for offset in range(block_size):
-                    keys.append((first_key + index * block_size + offset, page, offset))
+                base = first_key + index * block_size
+                keys.extend((base + offset, page, offset) for offset in range(block_size))
         visible = [key for key in keys if key[0] <= positions[row]]
         blocks = owners[row].blocks
         assert visible == [
@@ -54,9 +56,10 @@ def forests(draw: st.DrawFn) -> tuple[list[Rows], int]:
     fresh = iter(range(1, 10_000))
     for _ in range(draw(st.integers(1, 7))):
         shared: list[int] = []
-        if tables and draw(st.booleans()):
-            table = draw(st.sampled_from(tables))
-            shared = table[: draw(st.integers(0, len(table) - 1))]
+        branches = draw(st.booleans())
+        if tables and branches:
+            parent = tables[draw(st.integers(0, len(tables) - 1))]
+            shared = parent[: draw(st.integers(0, len(parent) - 1))]
         start = len(shared) * block_size + draw(st.integers(0, 700))
         length = draw(st.one_of(st.just(1), st.integers(1, 600)))
         needed = -(-(start + length) // block_size)

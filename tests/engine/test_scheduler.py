@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from engine.batch import ScheduledBatch
-from engine.scheduler import BatchScheduler, Limits
+from engine.limits import Limits
+from engine.scheduler import BatchScheduler
 from engine.types import Generate, Hint, Objective, Salt, SamplingParams, TokenDelta, Urgency, Warm
 from tests.engine.paged_runner import PagedRunner, expected_tokens
 
@@ -265,7 +266,9 @@ def test_the_owner_of_a_block_runs_in_the_order_of_who_waits_for_it() -> None:
     engine.add(3, prompt(900, seed=5), key=(1,))
     engine.step()
     lengths = {rows.slot: rows.length for rows in engine.batches[-1].sequences}
-    assert lengths == {0: 512}, "what a latency-sensitive one waits for goes before the next latency-sensitive one"
+    assert lengths == {0: 512}, (
+        "what a latency-sensitive one waits for goes before the next latency-sensitive one"
+    )
     engine.run()
     assert engine.cached(2) == 1999
 
@@ -326,7 +329,9 @@ def test_a_hint_is_a_priority_and_never_a_pin() -> None:
     engine.scheduler.hint(Hint(tuple(prompt(127, seed=1)), next_use=100))
     engine.add(3, prompt(320, seed=3), max_tokens=1)
     engine.run()
-    matched = [engine.scheduler.tables.tree.match(prompt(127, seed=i), (), 127).num_tokens(64) for i in (1, 2)]
+    matched = [
+        engine.scheduler.tables.tree.match(prompt(127, seed=i), (), 127).num_tokens(64) for i in (1, 2)
+    ]
     assert matched[0] == 127
     assert matched[1] < 127
     engine.add(4, prompt(500, seed=4), max_tokens=1)
@@ -362,7 +367,7 @@ def test_without_dedup_those_who_arrive_together_compute_apart() -> None:
 def test_sequences_with_common_pages_are_neighbours() -> None:
     engine = Engine()
     for index in range(8):
-        engine.add(index, prompt(600, seed=index % 2) + [index], max_tokens=4)
+        engine.add(index, [*prompt(600, seed=index % 2), index], max_tokens=4)
     engine.run()
     assert max(batch.plan.shared_keys for batch in engine.batches) == 2 * 3 * 512
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine.batch import SampledTokens
-from engine.scheduler import BatchScheduler, Limits
+from engine.limits import Limits
+from engine.scheduler import BatchScheduler
 from engine.types import Generate, Hint, Objective, Salt, SamplingParams, TokenDelta, Urgency, Warm
 from tests.engine.paged_runner import PagedRunner, expected_tokens
 
@@ -123,7 +124,7 @@ class Scheduling(RuleBasedStateMachine):
     def one_step(self) -> None:
         batch = self.scheduler.schedule()
         if batch is not None:
-            assert 0 < sum(rows.length for rows in batch.sequences)
+            assert sum(rows.length for rows in batch.sequences) > 0
             if "chunked-prefill" not in self.limits.disabled:
                 assert sum(rows.length for rows in batch.sequences) <= self.limits.max_num_batched_tokens
             try:
@@ -149,14 +150,16 @@ class Scheduling(RuleBasedStateMachine):
     def check_output(self, request: Generate | Warm, last: TokenDelta) -> None:
         tokens = self.outputs[request.id]
         if last.finish_reason == "error":
-            poisoned = request.id in self.runner.poison or isinstance(request, Warm) and 0 in self.runner.poison
+            poisoned = request.id in self.runner.poison or (
+                isinstance(request, Warm) and 0 in self.runner.poison
+            )
             assert poisoned or "--" in (last.error or "")
         elif isinstance(request, Warm):
             assert last.finish_reason in ("stop", "abort")
             assert not tokens
         else:
             wanted, reason = expected_tokens(
-                request.token_ids, request.sampling, VOCAB, self.scheduler.max_model_len
+                request.token_ids, request.sampling, VOCAB, self.scheduler.limits.capacity
             )
             assert tokens == wanted
             assert last.finish_reason == reason
@@ -197,7 +200,6 @@ class SchedulingOfLongPrompts(Scheduling):
     @rule(length=st.integers(250, 600), tail=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9))
     def generate_long(self, length: int, tail: list[int]) -> None:
         prompt = tuple((i * 5 + i // 7) % VOCAB for i in range(length)) + tuple(tail)
-        self.generate.__wrapped__ if False else None
         for _ in range(2):
             self.next_id += 1
             request = Generate(self.next_id, prompt, SamplingParams(max_tokens=10, seed=self.next_id))
@@ -234,7 +236,7 @@ def test_every_toggle_leaves_the_tokens_as_they_are(toggle: str) -> None:
     machine.scheduler = BatchScheduler(limits)
     machine.runner = PagedRunner(limits.num_blocks, limits.block_size, limits.max_model_len, VOCAB)
     for index in range(8):
-        prompt = tuple(i % VOCAB for i in range(300)) + (index, 1, 2)
+        prompt = (*(i % VOCAB for i in range(300)), index, 1, 2)
         request = Generate(index, prompt, SamplingParams(max_tokens=70, seed=index))
         machine.requests[index] = request
         machine.outputs[index] = []

@@ -82,5 +82,7 @@ def test_the_exported_model_loads_and_ends_its_answer() -> None:
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
     prompt = tokenizer("Write a story about a fox.\nStory:", return_tensors="pt", add_special_tokens=False)
-    out = model.generate(**prompt, max_new_tokens=300, do_sample=False, temperature=None)
+    out = model.generate(  # type: ignore[misc]
+        **prompt, max_new_tokens=300, do_sample=False, temperature=None
+    )
     assert tokenizer.eos_token_id in out[0].tolist()

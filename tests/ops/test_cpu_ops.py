@@ -8,7 +8,7 @@ import torch
 from ops import reference
 from ops.activation import gelu_tanh_and_mul, silu_and_mul
 from ops.cpu import RopeStep, copy_block
-from ops.linear import PackedLinear, PlainLinear, RowPolicy, TiledLinear, can_pack, choose_row_policy
+from ops.linear import CANDIDATES, PackedLinear, PlainLinear, RowPolicy, can_pack, choose_row_policy
 from ops.norm import RmsNorm
 from ops.rope import rope_and_write_kv
 
@@ -129,7 +129,6 @@ def test_linears_are_products_with_bias_and_residual(
     expected = x.double() @ weight.double().t() + (0 if b is None else b.double())
     assert_near(linear(x), expected, dtype)
     assert_near(linear.add(x, residual), expected + residual.double(), dtype)
-    assert torch.equal(TiledLinear(linear, 4)(x), torch.cat([linear(part) for part in torch.split(x, 4)]))
 
 
 @dtypes
@@ -142,21 +141,34 @@ def test_rows_of_a_linear_agree_under_the_policy_that_the_self_test_finds(
     linear = PackedLinear(torch.randn(out_features, in_features).mul(0.05).to(dtype), None)
     x, residual = torch.randn(512, in_features).to(dtype), torch.randn(512, out_features).to(dtype)
     try:
-        policy = choose_row_policy([linear], dtype, 512, torch.set_num_threads, 2)
-        used = linear if policy.tile is None else TiledLinear(linear, policy.tile)
-        whole, added = used(x), used.add(x, residual)
-        for rows in (1, 2, 3, 15, 16, 31, 33, 64, 100, 127, 129, 255, 257, 511):
+        policy = choose_row_policy([linear], [linear], dtype, torch.set_num_threads, 2)
+        top = policy.tile
+        whole, added = linear(x[:top]), linear.add(x[:top], residual[:top])
+        for rows in policy.sizes:
             for threads in (1, 2):
                 torch.set_num_threads(threads)
-                padded = policy.padded(rows)
-                assert torch.equal(used(x[:padded]), whole[:padded])
-                assert torch.equal(used.add(x[:padded], residual[:padded]), added[:padded])
+                assert torch.equal(linear(x[:rows]), whole[:rows])
+                assert torch.equal(linear(x[top - rows : top]), whole[top - rows :])  # wherever a row lies
+                assert torch.equal(linear.add(x[:rows], residual[:rows]), added[:rows])
     finally:
         torch.set_num_threads(before)
 
 
-def test_a_row_policy_pads_to_its_quantum() -> None:
-    assert [RowPolicy(16, None).padded(rows) for rows in (1, 16, 17)] == [16, 16, 32]
+def test_rows_are_cut_into_tiles_of_few_sizes() -> None:
+    policy = RowPolicy((2, 8, 16))
+    assert [policy.padded(rows) for rows in (1, 2, 3, 16, 17, 40)] == [2, 2, 8, 16, 18, 40]
+    assert policy.tiles(18) == [(0, 16), (16, 18)]
+    assert policy.tiles(8) == [(0, 8)]
+
+
+@pytest.mark.parametrize("policy", CANDIDATES)
+def test_tiles_have_sizes_of_their_policy_and_hold_all_rows(policy: RowPolicy) -> None:
+    for rows in range(1, 600):
+        padded = policy.padded(rows)
+        tiles = policy.tiles(padded)
+        assert padded >= rows > padded - policy.tile
+        assert all(end - begin in policy.sizes for begin, end in tiles)
+        assert [0, *(end for _, end in tiles)] == [*(begin for begin, _ in tiles), padded]
 
 
 def test_a_dtype_that_cannot_be_packed_is_said_once_and_not_packed(caplog: pytest.LogCaptureFixture) -> None:
