@@ -5,20 +5,23 @@ from __future__ import annotations
 import parrot as P
 
 PARTS = [
-    "Once upon a time a fox named Mira lived near a lake. One morning she found a red ball.",
-    "Mira met an owl named Tom in the forest. Tom had lost his ball.",
-    "Mira gave the ball to Tom. Tom was happy, and they went home together.",
+    "Once upon a time there was a fox named Mia. One morning Mia lost a red ball. "
+    "She went to the park to look for it. In the park Mia met Tom, an owl. "
+    "Tom found the red ball and gave it back to Mia.",
+    "The next day Mia went to the town to buy cake. In the town Mia met Otto, a bear. "
+    "Otto asked for some cake because he loved it. Mia shared the cake with Otto.",
+    "One evening Mia found a blue kite on the hill. Mia gave the blue kite to Tom because he was sad.",
 ]
 
 
-@P.semantic_function(sampling=P.Sampling(max_tokens=60, temperature=0))
+@P.semantic_function(sampling=P.Sampling(max_tokens=80, temperature=0))
 def begin(part: P.SemanticVariable):
     """Text: {{input:part}}
     Summary in one sentence: {{output:summary}}
     """
 
 
-@P.semantic_function(sampling=P.Sampling(max_tokens=60, temperature=0))
+@P.semantic_function(sampling=P.Sampling(max_tokens=80, temperature=0))
 def go_on(before: P.SemanticVariable, part: P.SemanticVariable):
     """Text: {{input:before}} {{input:part}}
     Summary in one sentence: {{output:summary}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import parrot as P
 
-BRIEF = P.Sampling(max_tokens=60, temperature=0)
+BRIEF = P.Sampling(max_tokens=150, temperature=0)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ session=$(curl -sS -X POST "$api" -H "$auth" | sed 's/.*"id":"\([^"]*\)".*/\1/')
 curl -sS -o /dev/null "$api/$session/calls" -H "$auth" -d @- <<'JSON'
 {"messages": [{"role": "user", "content": "Write a story about a fox."},
               {"role": "assistant", "content": "{{output:answer}}"}],
- "placeholders": [{"name": "answer", "sampling": {"max_tokens": 60, "temperature": 0}}]}
+ "placeholders": [{"name": "answer", "sampling": {"max_tokens": 150, "temperature": 0}}]}
 JSON
 curl -sS "$api/$session/variables/answer" -H "$auth"
 echo
@@ -18,7 +18,7 @@ curl -sS -o /dev/null "$api/$session/calls" -H "$auth" -d @- <<'JSON'
               {"role": "assistant", "content": "{{input:answer}}"},
               {"role": "user", "content": "Give it a title."},
               {"role": "assistant", "content": "{{output:title}}"}],
- "placeholders": [{"name": "title", "sampling": {"max_tokens": 60, "temperature": 0}}]}
+ "placeholders": [{"name": "title", "sampling": {"max_tokens": 150, "temperature": 0}}]}
 JSON
 curl -sS "$api/$session/variables/title?criteria=latency" -H "$auth"
 echo

@@ -8,20 +8,24 @@ from __future__ import annotations
 import parrot as P
 
 TEXTS = [
-    "A cat named Lily lived in the park. She found a green hat and was proud.",
-    "A bear named Otto lost his kite near the river. He was sad, but a duck found it.",
-    "A girl named Anna planted a tree in the garden. It grew tall, and Anna was glad.",
+    "Lily was a cat. One morning Lily found a green hat in the park. "
+    "Lily gave the green hat to Sam because he was cold.",
+    "Otto was a bear. The next day Otto lost a kite. He went to the river to look for it. "
+    "At the river Otto met Daisy, a duck. Daisy found the kite and gave it back to Otto.",
+    "Anna was a pilot. One afternoon Anna went to the farm to buy milk. "
+    "On the farm Anna met Leo, a lion. Leo asked for some milk because he loved it. "
+    "Anna shared the milk with Leo.",
 ]
 
 
-@P.semantic_function(sampling=P.Sampling(max_tokens=40, temperature=0), transforms={"summary": "strip"})
+@P.semantic_function(sampling=P.Sampling(max_tokens=80, temperature=0), transforms={"summary": "strip"})
 def summarise(text: P.SemanticVariable):
     """Text: {{input:text}}
     Summary in one sentence: {{output:summary}}
     """
 
 
-@P.semantic_function(sampling=P.Sampling(max_tokens=40, temperature=0))
+@P.semantic_function(sampling=P.Sampling(max_tokens=80, temperature=0))
 def merge(first: P.SemanticVariable, second: P.SemanticVariable, third: P.SemanticVariable):
     """Text: {{input:first}} {{input:second}} {{input:third}}
     Summary in one sentence: {{output:together}}

@@ -3,12 +3,12 @@
 curl -sS "${PARROT_BASE_URL:-http://127.0.0.1:8000}/v1/programs" \
   ${PARROT_API_KEY:+-H "Authorization: Bearer $PARROT_API_KEY"} -d @- <<'JSON'
 {"calls": [
-   {"prompt": "Text: A cat named Lily lived in the park. She found a green hat and was proud.\nSummary in one sentence: {{output:a}}",
-    "placeholders": [{"name": "a", "transforms": "strip", "sampling": {"max_tokens": 40, "temperature": 0}}]},
-   {"prompt": "Text: A bear named Otto lost his kite near the river. He was sad, but a duck found it.\nSummary in one sentence: {{output:b}}",
-    "placeholders": [{"name": "b", "transforms": "strip", "sampling": {"max_tokens": 40, "temperature": 0}}]},
-   {"prompt": "Text: A girl named Anna planted a tree in the garden. It grew tall, and Anna was glad.\nSummary in one sentence: {{output:c}}",
-    "placeholders": [{"name": "c", "transforms": "strip", "sampling": {"max_tokens": 40, "temperature": 0}}]},
+   {"prompt": "Text: Lily was a cat. One morning Lily found a green hat in the park. Lily gave the green hat to Sam because he was cold.\nSummary in one sentence: {{output:a}}",
+    "placeholders": [{"name": "a", "transforms": "strip", "sampling": {"max_tokens": 80, "temperature": 0}}]},
+   {"prompt": "Text: Otto was a bear. The next day Otto lost a kite. He went to the river to look for it. At the river Otto met Daisy, a duck. Daisy found the kite and gave it back to Otto.\nSummary in one sentence: {{output:b}}",
+    "placeholders": [{"name": "b", "transforms": "strip", "sampling": {"max_tokens": 80, "temperature": 0}}]},
+   {"prompt": "Text: Anna was a pilot. One afternoon Anna went to the farm to buy milk. On the farm Anna met Leo, a lion. Leo asked for some milk because he loved it. Anna shared the milk with Leo.\nSummary in one sentence: {{output:c}}",
+    "placeholders": [{"name": "c", "transforms": "strip", "sampling": {"max_tokens": 80, "temperature": 0}}]},
    {"prompt": "Text: {{input:a}} {{input:b}} {{input:c}}\nSummary in one sentence: {{output:all}}",
-    "placeholders": [{"name": "all", "sampling": {"max_tokens": 40, "temperature": 0}}]}]}
+    "placeholders": [{"name": "all", "sampling": {"max_tokens": 80, "temperature": 0}}]}]}
 JSON

@@ -7,24 +7,31 @@ import asyncio
 import parrot as P
 
 
-@P.semantic_function(sampling=P.Sampling(max_tokens=80, temperature=0.7, seed=1))
+@P.semantic_function(sampling=P.Sampling(max_tokens=150, temperature=0.7, seed=1))
 def write(topic: P.SemanticVariable):
     """Write a story about {{input:topic}}.
     Story: {{output:story}}
     """
 
 
-@P.semantic_function(sampling=P.Sampling(max_tokens=40, temperature=0))
+@P.semantic_function(
+    sampling={
+        "who": P.Sampling(max_tokens=40, temperature=0, stop="\n"),
+        "title": P.Sampling(max_tokens=40, temperature=0, stop="\n"),
+    }
+)
 def review(story: P.SemanticVariable):
     """Text: {{input:story}}
-    Who is in the text? {{output:who}}
-    Give it a title: {{output:title}}
+    Question: Who is in the text?
+    Answer: {{output:who}}
+    Question: What is a good title?
+    Answer: {{output:title}}
     """
 
 
-@P.semantic_function(sampling=P.Sampling(max_tokens=80, temperature=0.7, seed=2))
+@P.semantic_function(sampling=P.Sampling(max_tokens=150, temperature=0.7, seed=2))
 def rewrite(topic: P.SemanticVariable, who: P.SemanticVariable, title: P.SemanticVariable):
-    """Write a story about {{input:topic}} with {{input:who}}. Its title is {{input:title}}.
+    """Write a story about {{input:topic}} with {{input:who}} Its title is {{input:title}}.
     Story: {{output:story}}
     """
 

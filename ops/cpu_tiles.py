@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,8 +50,9 @@ class Plan:
     positions: Int64Array
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
+class _Shape(NamedTuple):
+    """What pieces must share to run in one call."""
+
     keys: int
     masked: bool
     rows: int
@@ -76,16 +78,16 @@ def prepare(plan: Plan, geometry: Geometry, padded_rows: int, window: int | None
     sees its own key and the window - 1 before it; None: all. Block sizes are divisors or multiples of 64 up
     to 256.
     """
-    where = np.full(_num_parts(plan), -1, np.int64)
+    where = [-1] * _num_parts(plan)
     calls: list[Call] = []
     offset = 0
     for shape, pieces in _group_pieces(plan, geometry, window).items():
         for run in _split_into_calls(shape, pieces, geometry):
             calls.append(_make_call(shape, run, plan.positions, geometry, window))
             for piece in run:
-                where[piece.part : piece.part + shape.rows] = np.arange(offset, offset + shape.rows)
+                where[piece.part : piece.part + shape.rows] = range(offset, offset + shape.rows)
                 offset += shape.rows
-    order, merge = _order_and_merge(plan, where, padded_rows, offset)
+    order, merge = _order_and_merge(plan, np.array(where), padded_rows, offset)
     return AttentionStep(geometry, tuple(calls), order, merge)
 
 
@@ -96,9 +98,9 @@ def _num_parts(plan: Plan) -> int:
 
 def _group_pieces(plan: Plan, geometry: Geometry, window: int | None) -> dict[_Shape, list[_Piece]]:
     groups: dict[_Shape, list[_Piece]] = {}
-    pages = plan.pages.tolist()
+    pages, positions = plan.pages.tolist(), plan.positions.tolist()
     for row_begin, row_end, page_begin, page_end, first_key, part in plan.tiles.tolist():
-        visible = plan.positions[row_begin:row_end] - (first_key - 1)
+        visible = [position - first_key + 1 for position in positions[row_begin:row_end]]
         for begin, end, keys, masked in _uniform_runs(visible, window):
             used = pages[page_begin : min(page_end, page_begin - (-keys // geometry.block_size))]
             slot = _first_slot(used, keys, geometry.block_size)
@@ -107,14 +109,14 @@ def _group_pieces(plan: Plan, geometry: Geometry, window: int | None) -> dict[_S
     return groups
 
 
-def _uniform_runs(visible: Int64Array, window: int | None) -> list[tuple[int, int, int, bool]]:
+def _uniform_runs(visible: list[int], window: int | None) -> list[tuple[int, int, int, bool]]:
     """Cut a tile's rows into runs (begin, end, keys, masked); rows that see none of the chunk are left out.
 
     visible: keys from the chunk's start to the row's own, [N]; beyond 256 for rows past the chunk.
     """
-    if window is None and visible.min() > CHUNK:
+    if window is None and min(visible) > CHUNK:
         return [(0, len(visible), CHUNK, False)]
-    kinds = [_keys_and_mask(count, window) for count in visible.tolist()]
+    kinds = [_keys_and_mask(count, window) for count in visible]
     cuts = [0, *(i for i in range(1, len(kinds)) if kinds[i] != kinds[i - 1]), len(kinds)]
     return [(a, b, *kinds[a]) for a, b in pairwise(cuts) if kinds[a][0]]
 
@@ -131,8 +133,9 @@ def _keys_and_mask(visible: int, window: int | None) -> tuple[int, bool]:
 def _first_slot(pages: list[int], keys: int, block_size: int) -> int | None:
     if len(pages) * block_size < keys:
         return None
-    consecutive = all(b == a + 1 for a, b in pairwise(pages))
-    return pages[0] * block_size if consecutive else None
+    first, last = pages[0], pages[-1]
+    consecutive = pages == list(range(first, last + 1))
+    return first * block_size if consecutive else None
 
 
 def _split_into_calls(shape: _Shape, pieces: list[_Piece], geometry: Geometry) -> list[list[_Piece]]:

@@ -20,7 +20,7 @@ from bench.stats import spread, write_json
 Answer = tuple[str, int]
 
 
-async def _one(session: aiohttp.ClientSession, url: str, ids: list[int], tokens: int) -> Answer:
+async def complete(session: aiohttp.ClientSession, url: str, ids: list[int], tokens: int) -> Answer:
     request = {"prompt": ids, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
     async with session.post(f"{url}/v1/completions", json=request) as answer:
         body = await answer.json()
@@ -31,7 +31,7 @@ async def _one(session: aiohttp.ClientSession, url: str, ids: list[int], tokens:
 
 def _prompts(rng: random.Random, args: argparse.Namespace, *, shared: bool) -> list[list[int]]:
     def ids(count: int) -> list[int]:
-        return [rng.randrange(300, 3000) for _ in range(count)]
+        return [rng.randrange(300, 2600) for _ in range(count)]
 
     common = ids(args.prefix)
     return [(common if shared else ids(args.prefix)) + ids(args.suffix) for _ in range(args.requests)]
@@ -45,11 +45,11 @@ async def _measure(url: str, args: argparse.Namespace) -> dict[str, list[float]]
             for name in ("shared", "distinct"):
                 prompts = _prompts(random.Random(f"{name} {seed}"), args, shared=name == "shared")
                 start = time.perf_counter()
-                answers = await asyncio.gather(*(_one(session, url, ids, args.tokens) for ids in prompts))
+                answers = await asyncio.gather(*(complete(session, url, ids, args.tokens) for ids in prompts))
                 times[name].append(time.perf_counter() - start)
                 if name == "shared":
                     _check_computed_once(answers, args)
-                    alone = await _one(session, url, prompts[-1], args.tokens)
+                    alone = await complete(session, url, prompts[-1], args.tokens)
                     if alone[0] != answers[-1][0]:
                         raise RuntimeError("a shared answer differs from the same request alone")
     return {name: samples[1:] for name, samples in times.items()}

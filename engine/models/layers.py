@@ -61,22 +61,20 @@ class GatedMlp:
 
 
 class RotaryTable:
-    """cos and sin of every position, fp32, one half each; `at` gives a step's rows as `ops.cpu.RopeStep`
-    wants them.
-    """
+    """cos and sin of every position as `ops.cpu.RopeStep` wants them, fp32 [positions, 2, head_dim]."""
 
-    __slots__ = ("_cos", "_sin")
+    __slots__ = ("_table",)
 
     def __init__(self, rope: RopeConfig, head_dim: int, max_positions: int) -> None:
         frequencies, scale = rope_frequencies(rope, head_dim, max_positions)
         angles = torch.arange(max_positions, dtype=torch.float32)[:, None] * frequencies[None]
-        self._cos = angles.cos() * scale
-        self._sin = angles.sin() * scale
+        cos, sin = angles.cos() * scale, angles.sin() * scale
+        self._table = torch.stack((torch.cat((cos, cos), 1), torch.cat((-sin, sin), 1)), 1)
 
     def at(self, positions_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [R, 1, head_dim]; sin's first half negated."""
-        cos, sin = self._cos.index_select(0, positions_R), self._sin.index_select(0, positions_R)
-        return torch.cat((cos, cos), -1).unsqueeze(1), torch.cat((-sin, sin), -1).unsqueeze(1)
+        """cos and sin [R, 1, head_dim], each half repeated; sin's first half negated."""
+        rows = self._table.index_select(0, positions_R)
+        return rows[:, :1], rows[:, 1:]
 
 
 def rope_frequencies(rope: RopeConfig, head_dim: int, max_positions: int) -> tuple[torch.Tensor, float]:

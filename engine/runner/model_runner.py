@@ -134,6 +134,8 @@ class ModelRunner:
     def _tiles(self, inputs: StepInputs) -> tuple[RowTile, ...]:
         cos, sin = self._rotary.at(inputs.padded_positions)
         slots = inputs.kv_slots
+        if len(slots) <= self._policy.tile:
+            return (RowTile(0, len(slots), RopeStep(cos, sin, slots)),)
         return tuple(
             RowTile(begin, end, RopeStep(cos[begin:end], sin[begin:end], slots[begin:end]))
             for begin, end in self._policy.tiles(len(slots))

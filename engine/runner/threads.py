@@ -15,9 +15,12 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-PROBE_ROWS = (1, 16, 128)
+PROBES = ((1, 4), (16, 48), (128, 1 << 30))
+"""(rows that are timed, up to how many rows the finding is used)."""
+
 _BUDGET_S = 0.12
 _REPEATS = 5
+_WORTH = 0.9
 
 
 class ThreadChoice:
@@ -50,32 +53,39 @@ def fixed_threads(threads: int) -> ThreadChoice:
 
 
 def time_threads(most: int, step: Callable[[int], None], choice: ThreadChoice) -> ThreadChoice:
-    """Choose by timing `step(rows)` at PROBE_ROWS with 1, 2, 4, ... `most` threads; at most about 0.15 s.
+    """Choose by timing `step(rows)` at PROBES with 1, 2, 4, ... `most` threads; at most about 0.15 s.
 
-    A large model does not get that far: what is not timed uses all threads.
+    More threads must pay: each doubling has to take a tenth off. A large model does not get through in time, and
+    what is not timed uses all threads.
     """
     candidates = sorted({most, *(2**power for power in range(most.bit_length()) if 2**power < most)})
     deadline = time.perf_counter() + _BUDGET_S
     choices: list[tuple[int, int]] = []
-    for rows, until in zip(PROBE_ROWS, (4, 48, 10**9), strict=True):
-        times = {threads: _best_time(rows, threads, step, choice, deadline) for threads in candidates}
+    for rows, until in PROBES:
+        times = [(threads, _typical_time(rows, threads, step, choice, deadline)) for threads in candidates]
         if time.perf_counter() > deadline:
             break
-        choices.append((until, min(times, key=times.__getitem__)))
-    logger.info("threads: %s", ", ".join(f"{n} up to {rows} rows" for rows, n in choices[:-1]) or f"{most}")
+        best, best_time = times[0]
+        for threads, seconds in times[1:]:
+            if seconds < _WORTH * best_time:
+                best, best_time = threads, seconds
+        choices.append((until, best))
+    timed = ", ".join(f"{threads} up to {rows} rows" for rows, threads in choices[: len(PROBES) - 1])
+    logger.info("threads: %s", f"{timed}, then {choices[-1][1] if len(choices) == len(PROBES) else most}")
     return ThreadChoice(tuple(choices), most)
 
 
-def _best_time(
+def _typical_time(
     rows: int, threads: int, step: Callable[[int], None], choice: ThreadChoice, deadline: float
 ) -> float:
+    """The median: the minimum would hide what waking threads costs on cores that others use too."""
     choice.use(threads)
-    best = float("inf")
+    seconds: list[float] = []
     for _ in range(_REPEATS):
         begin = time.perf_counter()
         step(rows)
         end = time.perf_counter()
-        best = min(best, end - begin)
+        seconds.append(end - begin)
         if end > deadline:
             break
-    return best
+    return sorted(seconds)[len(seconds) // 2]

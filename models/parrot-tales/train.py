@@ -28,7 +28,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 WARM_TOKENS = 200_000
-BASE_RATE = {"muon": 0.02, "adamw": 0.004}
+BASE_RATE = {"muon": 0.014, "adamw": 0.003}
+SHORT_TOKENS = 2_600_000
+GROWTH_TOKENS = 50_000
 
 
 @dataclass(slots=True)
@@ -113,7 +115,8 @@ class Run:
 
     def limit(self) -> int:
         """How many sentences texts may have: short ones first, since they teach the same skills for less."""
-        return int(min(self.args.limit, 6 + self.progress.tokens / 400_000 * 2))
+        grown = max(0, self.progress.tokens - SHORT_TOKENS) // GROWTH_TOKENS
+        return int(min(self.args.limit, 4 + grown))
 
     def learn(self, batches: list[Batch]) -> tuple[float, float]:
         """One step over some batches. Returns the mean loss of the answers and the share of right tokens."""

@@ -159,7 +159,8 @@ class Task:
             if isinstance(segment, Constant):
                 size += len(segment.text)
             elif isinstance(segment, Output):
-                size += next(outputs).output.length
+                kept = next(outputs).kept
+                size += 0 if kept is None else len(kept.text)
             else:
                 size += len(self.call.filled[segment.name])
         return size

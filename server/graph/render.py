@@ -17,7 +17,7 @@ from hashlib import blake2b
 from parrot import wire
 from server.chat_template import ChatMessage
 from server.errors import ApiError, BadRequest
-from server.graph.template import MAX_SEGMENTS, Constant, Input, Output, Segment, parse
+from server.graph.template import MAX_SEGMENTS, Constant, Input, Output, Segment, check_count, parse
 
 RenderChat = Callable[[Sequence[ChatMessage]], str]
 """The model's chat template, without a generation prompt. Raises ApiError."""
@@ -56,7 +56,7 @@ def from_messages(
         parse(content, param=f"{param}[{index}].content", max_segments=max_segments)
         for index, content in enumerate(contents)
     ]
-    _check_size(sum(map(len, parsed)), max_segments, param)
+    check_count(sum(map(len, parsed)), max_segments, param)
     marks = _Marks(contents)
     chat = [
         ChatMessage(message.role, marks.put(segments), message.name)
@@ -67,7 +67,7 @@ def from_messages(
     except ApiError as error:
         raise BadRequest(error.info.message, param=param, code=error.info.code) from error
     segments = marks.take(text, param)
-    _check_size(len(segments), max_segments, param)
+    check_count(len(segments), max_segments, param)
     return Template(segments, frozenset().union(*map(_followed, parsed)), chat=True)
 
 
@@ -82,11 +82,6 @@ def _content(message: wire.Message, at: str) -> str:
     return _PIECES.join(part.text or "" for part in message.content)
 
 
-def _check_size(count: int, max_segments: int, param: str) -> None:
-    if count > max_segments:
-        raise BadRequest(f"A template may have at most {max_segments} segments.", param=param)
-
-
 def _followed(segments: Sequence[Segment]) -> frozenset[str]:
     return frozenset(segment.name for segment in segments[:-1] if isinstance(segment, Output))
 
@@ -94,7 +89,8 @@ def _followed(segments: Sequence[Segment]) -> frozenset[str]:
 class _Marks:
     """Sentinels for the placeholders of one conversation. Owns the list of what they stand for.
 
-    A sentinel carries a hash of the whole conversation, so that no text in it can contain one.
+    A sentinel carries a hash of the whole conversation, so that no text in it can contain one; it has
+    letters and digits only, so that a template that escapes or trims leaves it alone.
     """
 
     def __init__(self, contents: Sequence[str]) -> None:
@@ -111,7 +107,7 @@ class _Marks:
 
     def take(self, text: str, param: str) -> tuple[Segment, ...]:
         """The rendered text with the placeholders back in it."""
-        pieces = re.split(rf"<{self._nonce}:(\d+)>", text)
+        pieces = re.split(rf"P{self._nonce}N(\d+)E", text)
         order = list(map(int, pieces[1::2]))
         if order != list(range(len(self._placeholders))):
             seen = Counter(order)
@@ -132,4 +128,4 @@ class _Marks:
 
     def _put(self, placeholder: Input | Output) -> str:
         self._placeholders.append(placeholder)
-        return f"<{self._nonce}:{len(self._placeholders) - 1}>"
+        return f"P{self._nonce}N{len(self._placeholders) - 1}E"

@@ -54,10 +54,17 @@ def parse(text: str, *, param: str = "prompt", max_segments: int = MAX_SEGMENTS)
         segments.append(placeholder)
         written = end
         if len(segments) > max_segments:
-            raise BadRequest(f"A template may have at most {max_segments} segments.", param=param)
+            break
     if written < len(text):
         segments.append(Constant(text[written:]))
+    check_count(len(segments), max_segments, param)
     return tuple(segments)
+
+
+def check_count(count: int, max_segments: int, param: str) -> None:
+    """Raises BadRequest."""
+    if count > max_segments:
+        raise BadRequest(f"A template may have at most {max_segments} segments.", param=param)
 
 
 def inputs(segments: Sequence[Segment]) -> tuple[str, ...]:

@@ -61,6 +61,10 @@ class Pipeline:
                 text = step(text)
             except TransformError as error:
                 raise TransformError(f"{name}: {error}") from None
+            except (
+                Exception
+            ) as error:  # a library that fails in a way of its own costs this text, not the session
+                raise TransformError(f"{name}: {type(error).__name__}") from error
             if len(text) > MAX_TEXT:
                 raise TransformError(f"{name}: the result has more than {MAX_TEXT} characters")
         return text

@@ -38,6 +38,7 @@ from server.session.limits import Limits
 from server.session.plan import Draft, Environment, Wanted, check_assignable, check_name, check_size
 
 DEFAULT_TTL = 3600.0
+MAX_METADATA = 16
 
 
 class Session:
@@ -54,7 +55,7 @@ class Session:
         metadata: Mapping[str, str] | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """Raises BadRequest with param `ttl`."""
+        """Raises BadRequest that names `ttl` or `metadata`."""
         self.limits = limits or Limits()
         self.ttl = DEFAULT_TTL if ttl is None else ttl
         if not 0 < self.ttl <= self.limits.max_ttl:
@@ -63,6 +64,11 @@ class Session:
         self.tenant = tenant
         self.model = model
         self.metadata = dict(metadata or {})
+        if len(self.metadata) > MAX_METADATA or not all(map(_is_small, self.metadata.items())):
+            raise BadRequest(
+                f"metadata may have {MAX_METADATA} entries, keys of 64 and values of 512 characters.",
+                param="metadata",
+            )
         self.created_at = now
         self.touched_at = now
         self.closed = False
@@ -206,6 +212,11 @@ class Session:
     def _check_open(self) -> None:
         if self.closed:
             raise Gone("The session was deleted.", param="session_id")
+
+
+def _is_small(entry: tuple[str, str]) -> bool:
+    key, value = entry
+    return len(key) <= 64 and len(value) <= 512
 
 
 def _effects(changes: Changes) -> Effects:

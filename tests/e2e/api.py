@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,16 @@ class Api:
                 yield response
         finally:
             connection.close()
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Whether `condition` came true in time; for what can only be observed by asking again."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return condition()
 
 
 def _events(response: http.client.HTTPResponse) -> Iterator[Event]:

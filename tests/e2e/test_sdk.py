@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 import parrot as P
-from bench.serving import ROOT
+from bench.serving import ROOT, Server, serve
+from tests.e2e.api import until
 
 POSTER = '''
 import parrot as P
@@ -156,3 +157,32 @@ def test_a_session_ends_at_the_server_when_it_ends_here(server_url: str, session
     with P.Session(server_url) as other:
         go_on("Once").get()
         assert other.id not in (None, first)
+
+
+def test_a_key_is_sent_and_a_wrong_one_is_the_servers_error() -> None:
+    with serve("--engine", "sim", "--api-key", "secret") as server:
+        with P.Session(server.url, "secret"):
+            assert go_on("Once").get() is not None
+        with P.Session(server.url, "wrong"), pytest.raises(P.Unauthorized):
+            go_on("Once").get()
+
+
+def test_a_program_whose_process_is_killed_is_cancelled(sim_server: Server) -> None:
+    program = """
+import parrot as P
+story = P.call("x{{output:story}}", sampling=P.Sampling(max_tokens=2000, ignore_eos=True))
+print(next(story.stream()), flush=True)
+story.get()
+"""
+    client = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PARROT_BASE_URL": sim_server.url},
+        stdout=subprocess.PIPE,
+    )
+    assert client.stdout is not None
+    assert client.stdout.readline()
+    client.kill()
+    client.wait()
+    client.stdout.close()
+    assert until(lambda: sim_server.metric("vllm:num_requests_running") == 0, 2.0)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 
 import pytest
 
 from bench.serving import Server
-from tests.e2e.api import Api
+from tests.e2e.api import Api, until
 
 SHORT: dict[str, object] = {"max_tokens": 12, "temperature": 0}
 LONG: dict[str, object] = {"max_tokens": 2000, "ignore_eos": True}
@@ -18,16 +16,6 @@ CHAIN = [
     {"prompt": "Then {{input:a}} {{output:b}}", "placeholders": [{"name": "b", "sampling": SHORT}]},
 ]
 CYCLE = [{"prompt": "{{input:a}}{{output:b}}"}, {"prompt": "{{input:b}}{{output:a}}"}]
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Whether `condition` came true in time; for what can only be observed by asking again."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return condition()
 
 
 @pytest.mark.parametrize("get", [["a", "b"], {"a": "throughput", "b": {"deadline_ms": 5000}}])
@@ -410,7 +398,7 @@ REFUSED: list[tuple[str, object, int, str | None]] = [
     ("/v1/programs", {"calls": [{"prompt": "{{inout:x}}{{output:a}}"}]}, 400, "calls[0].prompt"),
     ("/v1/programs", {"calls": [{"prompt": "{{output:a}}{{output:a}}"}]}, 400, "calls[0].prompt"),
     ("/v1/programs", {"calls": [{"prompt": "{{input:a}}{{output:a}}"}]}, 400, "calls[0].prompt"),
-    ("/v1/programs", {"calls": CHAIN, "get": ["zzz"]}, 400, "get"),
+    ("/v1/programs", {"calls": CHAIN, "get": ["zzz"]}, 404, "get"),
     ("/v1/programs", {"calls": CHAIN, "get": {"a": "fast"}}, 400, "get"),
     ("/v1/programs", {"calls": CHAIN, "get": {"a": {"ttft_ms": -1}}}, 400, "get"),
     ("/v1/programs", {"calls": CHAIN, "wait": 301}, 400, "wait"),

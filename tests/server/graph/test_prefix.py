@@ -35,7 +35,9 @@ def tokenizer(scheme: str) -> Tokenizer:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @settings(deadline=None, max_examples=60)
 @given(fills=FILLS, chat=st.booleans())
-def test_the_ids_of_one_output_are_those_of_its_rendered_text(scheme: str, fills: list[Fill], chat: bool) -> None:
+def test_the_ids_of_one_output_are_those_of_its_rendered_text(
+    scheme: str, fills: list[Fill], chat: bool
+) -> None:
     codec = tokenizer(scheme)
     rendered = "".join(fill.text for fill in fills)
     context = canonical(fills, codec, chat=chat)
@@ -61,7 +63,9 @@ def test_an_output_keeps_its_ids_and_the_text_after_it_continues(
 @pytest.mark.parametrize("scheme", EXACT)
 @settings(deadline=None, max_examples=80)
 @given(data=st.data(), text=TEXT)
-def test_an_output_that_was_cut_keeps_the_ids_that_fit_its_text(scheme: str, data: st.DataObject, text: str) -> None:
+def test_an_output_that_was_cut_keeps_the_ids_that_fit_its_text(
+    scheme: str, data: st.DataObject, text: str
+) -> None:
     codec = tokenizer(scheme)
     ids = codec.encode_continuation(text)
     whole = b"".join(map(codec.token_bytes, ids)).decode()

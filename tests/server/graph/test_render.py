@@ -19,7 +19,10 @@ def chat(messages: Sequence[ChatMessage]) -> str:
 
 TALK = [
     Message(role="system", content="You are {{input:role}}."),
-    Message(role="user", content=[ContentPart(type="text", text="Hi"), ContentPart(type="text", text="{{input:q}} ")]),
+    Message(
+        role="user",
+        content=[ContentPart(type="text", text="Hi"), ContentPart(type="text", text="{{input:q}} ")],
+    ),
     Message(role="assistant", content="{{output:a}}"),
     Message(role="user", content=None),
     Message(role="assistant", content="So: {{output:b}}!"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -13,8 +14,10 @@ from tests.server.session.programs import Program
 
 def ran() -> Program:
     program = Program()
-    maps = [f"Map {{{{input:doc}}}} {{{{output:part.{n}}}}}".replace(f"part.{n}", f"p{n}") for n in range(2)]
-    tasks = program.submit(*maps, "{{input:p0}}{{input:p1}}{{output:all}}", variables={"doc": "d"}, get=["all"]).ready
+    maps = [f"Map {{{{input:doc}}}} {{{{output:p{n}}}}}" for n in range(2)]
+    tasks = program.submit(
+        *maps, "{{input:p0}}{{input:p1}}{{output:all}}", variables={"doc": "d"}, get=["all"]
+    ).ready
     program.start(tasks[0])
     program.finish(tasks[0], "text")
     return program
@@ -55,7 +58,7 @@ def test_the_trace_has_a_row_for_each_call_and_spans_that_do_not_overlap() -> No
     assert rows == {1, 2, 3}
     for row in rows:
         spans = [event for event in events if event["ph"] == "X" and event["tid"] == row]
-        for before, after in zip(spans, spans[1:], strict=False):
+        for before, after in pairwise(spans):
             assert before["ts"] + before["dur"] <= after["ts"]
     generated = [event for event in events if event["name"] == "generate: p0"]
     assert generated[0]["dur"] == 1e6

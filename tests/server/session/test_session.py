@@ -62,7 +62,9 @@ def test_text_grows_and_late_readers_get_it_from_any_position() -> None:
 
 def test_a_variable_with_transforms_does_not_show_its_text_while_it_grows() -> None:
     program = Program()
-    call = wire.Call(prompt="{{output:a}}", placeholders=[wire.Placeholder(name="a", transforms="strip | upper")])
+    call = wire.Call(
+        prompt="{{output:a}}", placeholders=[wire.Placeholder(name="a", transforms="strip | upper")]
+    )
     (task,) = program.submit(call).ready
     program.start(task)
     assert program.apply(TaskOutput(task.id, " yes")) == Effects()
@@ -83,13 +85,15 @@ def test_a_task_that_starts_over_on_another_engine_keeps_its_text() -> None:
 
 def test_several_outputs_of_a_call_continue_one_context() -> None:
     program = Program()
-    (first,) = program.submit("Plan: {{output:plan}}; for {{input:x}}: {{output:code}} trailing {{input:never}}").ready
+    (first,) = program.submit(
+        "Plan: {{output:plan}}; for {{input:x}}: {{output:code}} trailing {{input:never}}"
+    ).ready
     program.set("x", "X")
     (second,) = program.finish(first, "think", 5, 6).ready
     assert prompt(second) == "Plan: [think]; for X: "
-    assert first.call.state == "running"
+    assert views.call_info(first.call).state == "running"
     program.finish(second, "done")
-    assert first.call.state == "done"
+    assert views.call_info(first.call).state == "done"
     assert program.state("never") == "empty"
 
 
@@ -147,7 +151,8 @@ def test_a_call_on_a_variable_that_has_failed_fails_at_once() -> None:
 def test_a_failing_transform_fails_the_value_and_its_consumers_but_not_the_context() -> None:
     program = Program()
     call = wire.Call(
-        prompt="{{output:a}} and {{output:b}}", placeholders=[wire.Placeholder(name="a", transforms="json_field('x')")]
+        prompt="{{output:a}} and {{output:b}}",
+        placeholders=[wire.Placeholder(name="a", transforms="json_field('x')")],
     )
     (task,) = program.submit(call, "{{input:a}} {{output:c}}").ready
     (following,) = program.finish(task, "no json").ready
@@ -207,7 +212,11 @@ def test_closing_ends_everything_and_nothing_can_be_planned_after() -> None:
     assert effects.aborted == (task,)
     assert {program.state(name) for name in "abx"} == {"cancelled"}
     assert program.finish(task, "late") == Effects()
-    for plan in (lambda: program.plan("{{output:z}}"), lambda: program.get("a"), lambda: program.set("z", "1")):
+    for plan in (
+        lambda: program.plan("{{output:z}}"),
+        lambda: program.get("a"),
+        lambda: program.set("z", "1"),
+    ):
         with pytest.raises(Gone):
             plan()
 
@@ -280,7 +289,7 @@ def test_a_get_raises_the_objective_of_all_it_depends_on_also_of_what_runs() -> 
     program = Program()
     (task,) = program.submit(WRITE, TEST, variables={"task": "x"}).ready
     program.start(task)
-    assert task.objective.urgency is Urgency.THROUGHPUT
+    assert views.call_info(task.call).objective == "throughput"
     assert program.get("test", "throughput").reprioritised == ()
     assert program.get("test", "latency").reprioritised == (task,)
     assert task.objective.urgency is Urgency.LATENCY
@@ -310,6 +319,13 @@ def test_a_session_s_ttl_has_bounds(ttl: float) -> None:
     with pytest.raises(BadRequest) as error:
         Session("s", "t", 0.0, ttl=ttl)
     assert error.value.info.param == "ttl"
+
+
+@pytest.mark.parametrize("metadata", [{"k": "v" * 513}, {"k" * 65: "v"}, {str(n): "" for n in range(17)}])
+def test_a_session_s_metadata_are_small(metadata: dict[str, str]) -> None:
+    with pytest.raises(BadRequest) as error:
+        Session("s", "t", 0.0, metadata=metadata)
+    assert error.value.info.param == "metadata"
 
 
 @pytest.mark.parametrize("reverse", [False, True])
