@@ -69,7 +69,9 @@ class Server:
         """The sum over all series of one metric of /metrics."""
         with urllib.request.urlopen(self.url + "/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{re.escape(name)}[{{ ]", line))
+        return sum(
+            float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{re.escape(name)}[{{ ]", line)
+        )
 
     def cpu_seconds(self) -> float:
         """User and system time of the server process alone, without its engines."""
@@ -78,7 +80,9 @@ class Server:
     def resident_bytes(self) -> int:
         """Resident memory of the server and all its engines."""
         pids = [self.process.pid, *_children(self.process.pid)]
-        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * os.sysconf("SC_PAGE_SIZE")
+        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids) * os.sysconf(
+            "SC_PAGE_SIZE"
+        )
 
     def text(self) -> str:
         return "".join(self.log)

@@ -26,7 +26,9 @@ def percentile(samples: Sequence[float], share: float) -> float:
 def write_json(name: str, result: object) -> Path:
     """Every raw sample, with date and commit, under bench/out."""
     RESULTS.mkdir(exist_ok=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     path = RESULTS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
     path.write_text(json.dumps({"commit": commit.stdout.strip(), "result": result}, indent=1))
     return path

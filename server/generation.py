@@ -17,12 +17,16 @@ from server.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class GenerationParams:
-    """`sampling` is what the engine needs; the rest concerns text and stays in the server."""
+    """`sampling` is what the engine needs; the rest concerns text and stays in the server.
+
+    `fit`: nobody asked for this max_tokens, so it gives way to what the prompt leaves of the context.
+    """
 
     sampling: SamplingParams
     stop: tuple[str, ...] = ()
     include_stop: bool = False
     skip_special_tokens: bool = True
+    fit: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from engine.types import Salt
 from server.errors import ApiError, BadRequest
-from server.generation import TextDelta
+from server.generation import GenerationParams, TextDelta
 from server.graph import prefix
 from server.scheduler.dispatcher import Dispatcher, Work
 from server.scheduler.events import TaskSpec
@@ -42,6 +44,9 @@ LONG_CONTEXT = 2_000
 """Characters from which a context is tokenised on a thread; the library releases the GIL."""
 
 PUBLIC_SALT = b"public"
+
+IDLE = ""
+"""Rung in a session's subscriptions when nothing of it runs any more; no variable or call has this id."""
 
 
 class Host(Protocol):
@@ -95,7 +100,7 @@ class SessionRunner:
         """The session's door, and all that follows from it. Synchronous."""
         effects = self.session.apply(event, time.time())
         for task in effects.aborted:
-            if (running := self._running.get(task.id)) is not None:
+            if (running := self._running.pop(task.id, None)) is not None:
                 running.job.cancel()
         for task in effects.ready:
             self._start(task)
@@ -109,13 +114,11 @@ class SessionRunner:
         """Returns when nothing runs any more; what ends may have started something else."""
         while self._running:
             await asyncio.wait([running.job for running in self._running.values()])
-            await asyncio.sleep(0)  # let their callbacks forget them
 
     def _start(self, task: Task) -> None:
         number = self._host.dispatcher.new_task_id()
         job = asyncio.create_task(self._run(task, number), name=f"task {task.id}")
         self._running[task.id] = _Running(job, number)
-        job.add_done_callback(lambda _: self._running.pop(task.id, None))
 
     async def _run(self, task: Task, number: int) -> None:
         event: SessionEvent
@@ -127,7 +130,12 @@ class SessionRunner:
         except Exception:
             log.exception("task %s failed", task.id)
             event = TaskFailed(task.id, "Internal server error.", "internal_error")
+        finally:
+            # Before its end is told: whoever is woken by it sees whether anything still runs.
+            self._running.pop(task.id, None)
         self.apply(event)
+        if not self._running:
+            self.subscriptions.ring((IDLE,))
 
     async def _context(self, task: Task) -> prefix.Context:
         spec = task.call.spec
@@ -142,31 +150,23 @@ class SessionRunner:
 
     def _work(self, task: Task, number: int, context: prefix.Context) -> Work:
         """Raises BadRequest when the context has no room for the output."""
-        length, wanted = len(context.token_ids), task.params.sampling.max_tokens
-        limit = self._host.max_model_len
-        if not length:
-            raise BadRequest("The prompt has no tokens.", param="prompt", code="empty_prompt")
-        if length + wanted > limit:
-            raise BadRequest(
-                f"The model's context is {limit} tokens: {length} of the prompt and {wanted} of the output "
-                f"(max_tokens) are too many.",
-                code="context_length_exceeded",
-            )
+        length = len(context.token_ids)
+        params = _fitted(task.params, length, self._host.max_model_len)
         spec = TaskSpec(
             task_id=number,
             app=self.session.id,
             tenant=self.tenant.id,
             order=task.order,
             num_tokens=length,
-            max_tokens=wanted,
+            max_tokens=params.sampling.max_tokens,
             objective=task.objective,
             group=task.group,
             prefix_hashes=prefix.prefix_hashes(context, self.tenant.salt),
             prefix_tokens=context.boundaries,
         )
-        return Work(spec, context.token_ids, task.params, self._salts(task, context), context.boundaries)
+        return Work(spec, context.token_ids, params, self._salts(context), context.boundaries)
 
-    def _salts(self, task: Task, context: prefix.Context) -> tuple[Salt, ...]:
+    def _salts(self, context: prefix.Context) -> tuple[Salt, ...]:
         """A public call shares its leading constant with everybody, what follows with its tenant."""
         if context.leading:
             return (Salt(0, PUBLIC_SALT), Salt(context.leading, self.tenant.salt))
@@ -189,3 +189,19 @@ class SessionRunner:
             completion_tokens=len(output.token_ids),
             cached_tokens=output.cached_tokens,
         )
+
+
+def _fitted(params: GenerationParams, length: int, limit: int) -> GenerationParams:
+    """`params` for a prompt of `length` tokens in a context of `limit`. Raises BadRequest."""
+    wanted = params.sampling.max_tokens
+    if not length:
+        raise BadRequest("The prompt has no tokens.", param="prompt", code="empty_prompt")
+    if length + wanted <= limit:
+        return params
+    if params.fit and length < limit:
+        return replace(params, sampling=msgspec.structs.replace(params.sampling, max_tokens=limit - length))
+    raise BadRequest(
+        f"The model's context is {limit} tokens: {length} of the prompt and {wanted} of the output are too many.",
+        param="max_tokens" if length < limit else "prompt",
+        code="context_length_exceeded",
+    )

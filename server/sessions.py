@@ -11,6 +11,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -24,7 +25,7 @@ from server.session.limits import Limits
 from server.session.plan import Environment
 from server.session.session import Session
 from server.session.store import SessionStore
-from server.session_runner import SessionRunner
+from server.session_runner import IDLE, SessionRunner
 from server.tenant import Tenant
 
 if TYPE_CHECKING:
@@ -227,20 +228,21 @@ class Sessions:
         runner.subscriptions.ring_all()
 
     async def _settled(self, runner: SessionRunner, refs: Iterable[str], wait: float | None) -> None:
-        """Returns when all of them have ended, or after `wait` seconds. Raises Gone when the session ends."""
+        """Returns when all of them have ended, or after `wait` seconds. Raises Gone when the session ends.
+
+        `wait` None: also when nothing runs any more, because then what is missing has to come from a client.
+        """
         session = runner.session
-        pending = {
-            variable.id: variable for ref in refs if (variable := session.variable(ref)).state not in ENDED
-        }
-        try:
+        pending = [v for ref in refs if (v := session.variable(ref)).state not in ENDED]
+        with (
+            suppress(TimeoutError),
+            runner.subscriptions.watch([IDLE, *(v.id for v in pending)]) as subscription,
+        ):
             async with asyncio.timeout(wait):
-                with runner.subscriptions.watch(pending) as subscription:
-                    while any(variable.state not in ENDED for variable in pending.values()):
-                        await subscription.wait()
-                        if session.closed:
-                            raise Gone(f"The session {session.id} has been deleted.")
-        except TimeoutError:
-            pass
+                while any(v.state not in ENDED for v in pending) and (wait is not None or runner.busy):
+                    await subscription.wait()
+                    if session.closed:
+                        raise Gone(f"The session {session.id} has been deleted.")
 
 
 def _new_id(kind: str) -> str:

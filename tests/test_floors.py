@@ -104,5 +104,7 @@ def _level(module: str) -> int | None:
 @pytest.mark.parametrize("module", ["server.app", "parrot"])
 def test_importing_it_leaves_the_heavy_libraries_out(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'triton'}} & set(sys.modules)))"
-    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert answer.stdout.strip() == "[]"

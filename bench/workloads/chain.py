@@ -92,7 +92,9 @@ def main(argv: list[str]) -> int:
     with serve() as server:
         times = asyncio.run(_measure(server.url, chain, args.round_trip_ms / 1e3, args.repeats))
     saved = [b - a for a, b in zip(times["program"], times["completions"], strict=True)]
-    share = [a / b for a, b in zip(saved, times["network_saved"], strict=True)] if args.round_trip_ms else [1.0]
+    share = (
+        [a / b for a, b in zip(saved, times["network_saved"], strict=True)] if args.round_trip_ms else [1.0]
+    )
     path = write_json("chain", times)
     print(f"program {spread(times['program'])} s, completions {spread(times['completions'])} s")
     print(f"saved {spread(saved)} s; {args.calls - 1} round trips are {spread(times['network_saved'])} s")

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import aiohttp
 import orjson
@@ -97,15 +98,16 @@ def _single_stream(tokens: int, repeats: int) -> list[float]:
     step_ms = 2.0
     with serve("--engine", "sim", "--sim-step-ms", str(step_ms)) as server:
         asyncio.run(_gaps(server.url, 20))
-        return [statistics.median(asyncio.run(_gaps(server.url, tokens))) * 1e3 - step_ms for _ in range(repeats)]
+        return [
+            statistics.median(asyncio.run(_gaps(server.url, tokens))) * 1e3 - step_ms for _ in range(repeats)
+        ]
 
 
 async def _gaps(url: str, tokens: int) -> list[float]:
-    times = []
-    async with aiohttp.ClientSession() as session, session.post(
-        f"{url}/v1/completions", json=_body(tokens, 0)
-    ) as answer:
-        async for line in answer.content:
-            if line.startswith(b"data: {"):
-                times.append(time.perf_counter())
-    return [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    """Seconds between the events of one stream."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/v1/completions", json=_body(tokens, 0)) as answer,
+    ):
+        times = [time.perf_counter() async for line in answer.content if line.startswith(b"data: {")]
+    return [later - earlier for earlier, later in pairwise(times)]

@@ -40,7 +40,9 @@ def _prompts(rng: random.Random, args: argparse.Namespace, *, shared: bool) -> l
 async def _measure(url: str, args: argparse.Namespace) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {"shared": [], "distinct": []}
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=aiohttp.ClientTimeout(total=None)
+    ) as session:
         for seed in range(args.repeats + 1):
             for name in ("shared", "distinct"):
                 prompts = _prompts(random.Random(f"{name} {seed}"), args, shared=name == "shared")

@@ -15,7 +15,10 @@ from bench.stats import spread, write_json
 
 async def _first_token(url: str) -> None:
     request = {"prompt": "Once upon a time", "max_tokens": 8, "stream": True}
-    async with aiohttp.ClientSession() as session, session.post(f"{url}/v1/completions", json=request) as answer:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/v1/completions", json=request) as answer,
+    ):
         async for line in answer.content:
             if line.startswith(b"data: {"):
                 return

@@ -28,7 +28,7 @@ from engine.models.loader import DummyWeights, FolderWeights
 from engine.plan import Rows, build_plan
 from engine.runner.batch import SlotTables, StepInputs
 from engine.runner.kv_cache import KvCache, free_memory, size_kv_cache
-from engine.runner.loaded import LoadedRunner, Progress
+from engine.runner.loaded import LoadedRunner, LoadError, Progress
 from engine.runner.sampler import Sampler
 from engine.runner.threads import ThreadChoice, fixed_threads, time_threads
 from engine.types import Ready
@@ -149,10 +149,17 @@ class ModelRunner:
 
 
 def load_runner(config: EngineConfig, progress: Progress) -> LoadedRunner:
-    """Load the model of `config` and size everything. Raises ValueError or OSError with a line for the user.
+    """Load the model of `config` and size everything. Raises LoadError with a line for the user.
 
     Pins the process to `config.cpu_cores` first, before torch starts threads.
     """
+    try:
+        return _load(config, progress)
+    except (ValueError, OSError) as error:
+        raise LoadError(str(error)) from error
+
+
+def _load(config: EngineConfig, progress: Progress) -> LoadedRunner:
     most = _use_cores(config)
     folder = Path(config.model)
     model = load_config(folder)

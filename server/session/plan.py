@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine.types import Objective
 from parrot import wire
@@ -233,13 +233,14 @@ class Draft:
         if fields.n is not None and fields.n != 1:
             raise BadRequest("An output is generated once: n must be 1.", param=f"{param}.n")
         environment = self.environment
-        return sampling.validate(
+        params = sampling.validate(
             fields,
             environment.sampling,
             max_tokens=DEFAULT_MAX_TOKENS,
             draw_seed=environment.draw_seed,
             param=f"{param}.",
         )
+        return replace(params, fit=fields.max_tokens is None)
 
     def _bind(self, ref: str, param: str) -> str:
         """The id of the variable that `ref` means; a name that is new makes one."""

@@ -35,9 +35,9 @@ async def test_64_requests_that_arrive_together_compute_their_common_prefix_once
 async def test_choices_of_one_prompt_compute_it_once(bundled_server: Server) -> None:
     before = bundled_server.metric("vllm:prefix_cache_hits_total")
     body = {"prompt": list(range(300, 700)), "n": 8, "max_tokens": 1, "seed": 1}
-    async with aiohttp.ClientSession() as session:
-        async with session.post(f"{bundled_server.url}/v1/completions", json=body) as answer:
-            assert len((await answer.json())["choices"]) == 8
+    url = f"{bundled_server.url}/v1/completions"
+    async with aiohttp.ClientSession() as session, session.post(url, json=body) as answer:
+        assert len((await answer.json())["choices"]) == 8
     assert bundled_server.metric("vllm:prefix_cache_hits_total") - before >= 7 * 384
 
 

@@ -136,6 +136,20 @@ def test_a_variable_that_nobody_will_set_answers_with_the_reason(api: Api) -> No
     assert api("GET", f"{session}/variables/b").status == 200
 
 
+def test_a_program_that_waits_for_a_client_answers_with_what_there_is(api: Api) -> None:
+    """Nothing that runs can bring `never`: the answer says so at once, and names the session to set it in."""
+    program = {"calls": [{"prompt": "{{input:never}}{{output:a}}"}, {"prompt": "Once{{output:b}}"}]}
+    answer = api("POST", "/v1/programs", program)
+    assert (answer.status, answer.body["status"], answer.body["pending"]) == (202, "running", ["a"])
+    assert "b" in answer.body["values"]
+    session, name = answer.body["session_id"], answer.body["id"]
+    assert api("PUT", f"/v1/sessions/{session}/variables/never", {"value": "Once upon a time"}).status in (
+        200,
+        201,
+    )
+    assert api("GET", f"/v1/programs/{name}?wait=30").status == 200
+
+
 def test_a_name_that_nothing_mentions_is_not_found(api: Api) -> None:
     assert api("GET", f"{api.session()}/variables/x").status == 404
     assert api("GET", "/v1/sessions/sess_x/variables/x").status == 404

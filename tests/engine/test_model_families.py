@@ -14,6 +14,7 @@ from engine.config import EngineConfig
 from engine.models.config import load_config, parse_config
 from engine.models.decoder import Decoder
 from engine.models.loader import FolderWeights
+from engine.runner.loaded import LoadError
 from engine.runner.model_runner import ModelRunner
 from ops.linear import PlainLinear
 from tests.engine.step_driver import StepDriver, load
@@ -182,7 +183,7 @@ def test_a_spoilt_folder_is_refused_with_a_line_that_says_why(
 ) -> None:
     checkpoint = Checkpoint(tmp_path, "Llama", {})
     spoil(tmp_path)
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with pytest.raises(LoadError, match=message):
         checkpoint.load()
 
 

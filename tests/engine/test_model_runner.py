@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -18,7 +20,7 @@ from engine.runner.kv_cache import size_kv_cache
 from engine.runner.model_runner import ModelRunner, load_runner
 from engine.runner.threads import fixed_threads
 from engine.types import SamplingParams
-from tests.engine.step_driver import GREEDY, load, write_config
+from tests.engine.step_driver import GREEDY, StepDriver, load, write_config
 
 
 @pytest.fixture(scope="module")
@@ -209,9 +211,26 @@ def test_the_number_of_threads_is_chosen_by_timing_unless_it_is_given(
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_without_packed_weights_the_contract_still_holds(
+    folder: Path, dtype: Literal["float32", "bfloat16", "float16"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.runner.model_runner.can_pack", lambda dtype: False)
+    runner = load(msgspec.structs.replace(_config(folder), dtype=dtype))
+    ids = tuple(number * 7 % 131 for number in range(300))
+    by_chunk = []
+    for chunk in (1, 45):
+        driver = StepDriver(runner, random.Random(0))
+        driver.add("a", ids)
+        by_chunk.append(driver.run_alone("a", chunk))
+    for position, logits in by_chunk[1].items():
+        assert torch.equal(logits, by_chunk[0][position])
+
+
 def test_loading_does_not_import_transformers(folder: Path) -> None:
     code = (
-        "import sys; from engine.config import EngineConfig; from engine.runner.model_runner import load_runner;"
+        "import sys; from engine.config import EngineConfig;"
+        "from engine.runner.model_runner import load_runner;"
         f"load_runner(EngineConfig(model={str(folder)!r}, load_format='dummy', kv_cache_memory=2**21,"
         "max_model_len=512), lambda stage, fraction: None);"
         "sys.exit('transformers' in sys.modules)"
