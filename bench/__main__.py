@@ -9,17 +9,19 @@ WORKLOADS = {
     "overhead": "server CPU per streamed token, and time over the engine's step (simulated engine)",
     "chain": "20 dependent calls in one exchange against one exchange a call, emulated network",
     "prefix": "64 requests with a common prefix against 64 with distinct ones",
+    "b1": "a chain of summaries as a program against one request a call, four network ratios",
+    "b4": "many chains at once on few slots: application order against request order",
     "startup": "time from process start to the first token, and resident memory",
 }
 
 
 def main(argv: list[str]) -> int:
-    if not argv or argv[0] not in WORKLOADS:
+    if not argv or argv[0].lower() not in WORKLOADS:
         print("usage: python -m bench WORKLOAD [flags]\n")
         for name, text in WORKLOADS.items():
             print(f"  {name:10} {text}")
         return 0 if argv[:1] in ([], ["--help"], ["-h"]) else 2
-    run = importlib.import_module(f"bench.workloads.{argv[0]}").main
+    run = importlib.import_module(f"bench.workloads.{argv[0].lower()}").main
     return int(run(argv[1:]))
 
 

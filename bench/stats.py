@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import subprocess
 import time
@@ -15,6 +16,36 @@ RESULTS = Path(__file__).resolve().parent / "out"
 def spread(samples: Sequence[float]) -> str:
     """`median [min-max]`, three significant digits."""
     return f"{statistics.median(samples):.3g} [{min(samples):.3g}-{max(samples):.3g}]"
+
+
+def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[float, float, float]:
+    """The geometric mean of paired ratios and its 95 % interval (Student's t over their logarithms)."""
+    logs = [math.log(a / b) for a, b in zip(numerators, denominators, strict=True)]
+    mean = statistics.fmean(logs)
+    if len(logs) < 2:
+        return math.exp(mean), 0.0, math.inf
+    half = _T95[min(len(logs) - 2, len(_T95) - 1)] * statistics.stdev(logs) / math.sqrt(len(logs))
+    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
+
+
+_T95 = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+    2.201,
+    2.179,
+    2.160,
+    2.145,
+    2.131,
+)
+"""Two-sided 95 % quantiles for 1, 2, ... degrees of freedom; the last serves for more (it is wider)."""
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
