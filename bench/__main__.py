@@ -9,6 +9,7 @@ WORKLOADS = {
     "overhead": "server CPU per streamed token, and time over the engine's step (simulated engine)",
     "chain": "20 dependent calls in one exchange against one exchange a call, emulated network",
     "prefix": "64 requests with a common prefix against 64 with distinct ones",
+    "b0": "the constants of this machine: step and prefill times, capacity",
     "b1": "a chain of summaries as a program against one request a call, four network ratios",
     "b4": "many chains at once on few slots: application order against request order",
     "startup": "time from process start to the first token, and resident memory",

@@ -84,6 +84,10 @@ class Server:
             "SC_PAGE_SIZE"
         )
 
+    def engine_pids(self) -> list[int]:
+        """The engine processes that are alive now, oldest first."""
+        return _children(self.process.pid)
+
     def text(self) -> str:
         return "".join(self.log)
 

@@ -14,7 +14,8 @@ Invariants (`check_invariants`): slots and blocks are conserved; the best runnin
 progress (it may take blocks from all others, and alone it fits by construction), so every sequence ends.
 
 Order is (urgency, key, arrival). Blocks and slots are taken from worse running sequences for better running
-ones; for waiting ones only from a less urgent class. Speculative work gets the tokens that are left over, a
+ones; for waiting ones blocks only from a less urgent class, slots from any that is worse ("pausing": that is
+what makes application order hold on few slots). Speculative work gets the tokens that are left over, a
 small share of a step while others run, and is dropped instead of preempted.
 """
 
@@ -65,6 +66,7 @@ class BatchScheduler:
             limits.num_blocks, limits.block_size, caching="prefix-cache" not in limits.disabled
         )
         self._chunked = "chunked-prefill" not in limits.disabled
+        self._pausing = not limits.disabled & {"pausing", "prefix-cache"}
         self._dedup = not limits.disabled & {"in-flight-dedup", "prefix-cache"}
         self._layout = BatchLayout(limits.block_size, share="shared-prefix-attention" not in limits.disabled)
         self._in_flight = InFlight(limits.block_size)
@@ -251,9 +253,17 @@ class BatchScheduler:
             if self._running.has_slot and self._start(sequence, match):
                 return True
             victim = self._running.worst()
-            if victim is None or victim.order[0] <= sequence.order[0] or not self._may_preempt():
+            if victim is None or not self._gives_way(victim, sequence) or not self._may_preempt():
                 return False
             self._preempt(victim)
+
+    def _gives_way(self, victim: Sequence, sequence: Sequence) -> bool:
+        """A less urgent class gives up slot and blocks. Within a class a slot goes to who is earlier in the
+        order: a call that continues an application which came before. The paused one's blocks stay in the
+        tree, so it loses next to nothing."""
+        if victim.order[0] != sequence.order[0]:
+            return victim.order[0] > sequence.order[0]
+        return self._pausing and not self._running.has_slot and victim.order > sequence.order
 
     def _start(self, sequence: Sequence, match: Match) -> bool:
         """Take slot and blocks for the next chunk. Where memory is short, do without the partial block's

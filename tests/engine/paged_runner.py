@@ -26,7 +26,7 @@ class _Slot:
 
 
 class PagedRunner:
-    """Tokens are in 0..vocab_size; `poison` are slots' prompts (first ids) on which run() raises."""
+    """Tokens are in 0..vocab_size; `poison` are seeds on which run() raises, with nothing done."""
 
     def __init__(self, num_blocks: int, block_size: int, max_model_len: int, vocab_size: int) -> None:
         self.num_blocks = num_blocks
@@ -43,12 +43,12 @@ class PagedRunner:
             self._slots[install.slot] = _Slot(install.sampling, len(install.output_ids))
         for slot, blocks in (batch.block_tables or {}).items():
             self._slots[slot].blocks = blocks
+        if any(self._slots[rows.slot].sampling.seed in self.poison for rows in batch.sequences):
+            raise RuntimeError("poisoned")
         for source, target, tokens in batch.copies:
             assert 0 < tokens < self.block_size
             for offset in range(tokens):
                 self._cells[target, offset] = self._cells[source, offset]
-        if any(self._slots[rows.slot].sampling.seed in self.poison for rows in batch.sequences):
-            raise RuntimeError("poisoned")
         for rows in batch.sequences:
             self._write(rows)
             self.num_computed += rows.length

@@ -220,6 +220,25 @@ def test_the_smallest_key_of_the_most_urgent_class_goes_first() -> None:
     assert ended == [4, 3, 2, 1]
 
 
+@pytest.mark.parametrize(("disabled", "paused"), [((), True), (("pausing",), False)])
+def test_on_a_full_engine_an_earlier_application_takes_a_slot_and_who_gives_way_loses_nothing(
+    disabled: tuple[str, ...], paused: bool
+) -> None:
+    engine = Engine(replace(LIMITS, max_num_seqs=1, disabled=frozenset(disabled)))
+    late, early = prompt(100, 1), prompt(100, 2)
+    engine.add(1, late, max_tokens=6, key=(2,))
+    engine.step()
+    engine.step()
+    engine.add(2, early, max_tokens=2, key=(1,))
+    engine.run()
+    sampling = SamplingParams(max_tokens=6, seed=1)
+    assert engine.tokens(1) == expected_tokens(late, sampling, VOCAB, 4096)[0]
+    started = [install.prompt_ids[0] for batch in engine.batches for install in batch.installs]
+    assert started == ([late[0], early[0], late[0]] if paused else [late[0], early[0]])
+    computed = sum(sequence.length for batch in engine.batches for sequence in batch.sequences)
+    assert computed == 100 + 5 + 100 + 1, "nothing is computed twice"
+
+
 def test_a_later_get_moves_a_waiting_request_to_the_front() -> None:
     engine = Engine(replace(LIMITS, max_num_seqs=1))
     for index in (1, 2, 3):
