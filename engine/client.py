@@ -170,6 +170,11 @@ class EngineClient(asyncio.Protocol):
         return self._failure is None
 
     @property
+    def num_open(self) -> int:
+        """Generations that have begun and not been left."""
+        return len(self._generations)
+
+    @property
     def ready(self) -> asyncio.Future[Ready]:
         """Awaitable, any number of times. Raises EngineDied if the engine cannot come up."""
         return asyncio.shield(self._ready)
@@ -197,6 +202,12 @@ class EngineClient(asyncio.Protocol):
     def abort(self, request_id: int) -> None:
         """Of a Warm, or ahead of leaving a generation's context."""
         self._send(Abort(request_id))
+
+    def kill(self, why: str) -> None:
+        """At once, also when it hangs or is stopped; those who wait are told `why`."""
+        self._failure = self._failure or why
+        with suppress(ProcessLookupError):
+            self._process.kill()
 
     async def close(self, grace_s: float = 5.0) -> None:
         """End the process: after its step, or by a kill when that takes longer. Idempotent."""

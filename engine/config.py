@@ -18,6 +18,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
     per_sequence_ms: float = 0.02
     per_kv_token_ms: float = 0.0
     per_prefill_token_ms: float = 0.01
+    crash_token: int | None = None  # in a prompt it kills the process: a fault to test against
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from server.config import ServerConfig
 from server.http import admin, openai, semantic
-from server.http.keys import SERVICE
+from server.http.keys import CLIENT_TIMEOUT, SERVICE
 from server.http.middleware import install
 from server.service import Service
 from server.tenant import KeyRing
@@ -34,6 +34,7 @@ def create_app(config: ServerConfig) -> web.Application:
     install(app, KeyRing(config.api_key), open_metrics=config.open_metrics)
     service = Service(config)
     app[SERVICE] = service
+    app[CLIENT_TIMEOUT] = config.client_timeout
     app.add_routes([*admin.routes(), *openai.routes(), *semantic.routes()])
 
     async def engines(_: web.Application) -> AsyncIterator[None]:
@@ -90,13 +91,13 @@ def _announce(runner: web.AppRunner, config: ServerConfig) -> None:
 
 
 async def _until_ended(service: Service, grace: float) -> bool:
-    """Wait for a signal or for the engines' end, then drain. True: all running work has ended by itself."""
+    """Wait for a signal, then drain; or for engines that cannot be loaded. True: all work has ended by itself."""
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     again = asyncio.ensure_future(signals.get())
-    failed = asyncio.ensure_future(service.failed.wait())
+    failed = asyncio.ensure_future(service.unloadable.wait())
     await asyncio.wait({again, failed}, return_when=asyncio.FIRST_COMPLETED)
     if not again.done():
         again.cancel()

@@ -19,7 +19,14 @@ from engine.config import EngineKind, LoadFormat
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "models" / "parrot-tales"
 
-FEATURES = ("prefix-cache", "in-flight-dedup", "shared-prefix-attention", "chunked-prefill")
+FEATURES = (
+    "prefix-cache",
+    "in-flight-dedup",
+    "shared-prefix-attention",
+    "chunked-prefill",
+    "pausing",
+    "call-dedup",
+)
 """What `--disable` knows: every optimisation is a toggle."""
 
 
@@ -47,8 +54,15 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     allow_public_prefixes: bool = False
     max_body_size: int = 16 * 2**20
     shutdown_grace: float = 10.0
+    step_timeout: float = 120.0
+    request_timeout: float | None = None
+    client_timeout: float = 60.0
+    max_queued_requests: int = 2048
+    max_queued_tokens: int = 4 * 2**20
+    max_concurrency_per_key: int | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     sim_step_ms: float = 1.0
+    sim_crash_token: int | None = None
 
 
 class ConfigError(Exception):
@@ -96,10 +110,17 @@ def _checked(config: ServerConfig) -> ServerConfig:
         "kv_cache_memory",
         "num_threads",
         "max_body_size",
+        "max_queued_requests",
+        "max_queued_tokens",
+        "max_concurrency_per_key",
     ):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    for name in ("step_timeout", "request_timeout", "client_timeout"):
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, not {value}")
     if not 0 <= config.port <= 65535:
         raise ConfigError(f"--port must be in 0..65535, not {config.port}")
     if unknown := [name for name in config.disable if name not in FEATURES]:
@@ -141,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         '  port = 8000\n  model = "Qwen/Qwen3-0.6B"\n  disable = ["prefix-cache"]',
     )
     _add_server_flags(parser.add_argument_group("server"))
+    _add_limit_flags(parser.add_argument_group("limits"))
     _add_model_flags(parser.add_argument_group("model"))
     _add_engine_flags(parser.add_argument_group("engine"))
     return parser
@@ -165,6 +187,45 @@ def _add_server_flags(group: argparse._ArgumentGroup) -> None:
         help="seconds that running work may take after SIGTERM (10)",
     )
     group.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(info)")
+
+
+def _add_limit_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--max-queued-requests",
+        type=int,
+        metavar="N",
+        help="requests beyond those that run, before others are told 429 (2048)",
+    )
+    group.add_argument(
+        "--max-queued-tokens",
+        type=int,
+        metavar="N",
+        help="prompt tokens without a first output token, before others are told 429 (4194304)",
+    )
+    group.add_argument(
+        "--max-concurrency-per-key",
+        type=int,
+        metavar="N",
+        help="requests and running sessions of one API key at a time (no limit)",
+    )
+    group.add_argument(
+        "--request-timeout",
+        type=float,
+        metavar="S",
+        help="a generation that takes longer, queueing included, ends with 504 (no limit)",
+    )
+    group.add_argument(
+        "--client-timeout",
+        type=float,
+        metavar="S",
+        help="a client that does not read its stream for so long is disconnected (60)",
+    )
+    group.add_argument(
+        "--step-timeout",
+        type=float,
+        metavar="S",
+        help="an engine that has work and ends no step for so long is killed and started again (120)",
+    )
 
 
 def _add_model_flags(group: argparse._ArgumentGroup) -> None:
@@ -194,3 +255,9 @@ def _add_engine_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--num-threads", type=int, metavar="N", help="of each CPU engine (measured at start)")
     group.add_argument("--disable", type=_names, metavar="FEATURE,...", help=f"of {', '.join(FEATURES)}")
     group.add_argument("--sim-step-ms", type=float, metavar="MS", help="base step time of --engine sim (1.0)")
+    group.add_argument(
+        "--sim-crash-token",
+        type=int,
+        metavar="ID",
+        help="--engine sim kills itself on this token, to try that",
+    )

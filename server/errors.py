@@ -11,7 +11,8 @@ ApiError
 ├── DependencyFailed 424
 ├── TooManyRequests 429
 ├── EngineFailed 500
-└── Unavailable 503
+├── Unavailable 503
+└── DeadlineExceeded 504
 """
 
 from __future__ import annotations
@@ -109,3 +110,9 @@ class Unavailable(ApiError):
     status = 503
     type = "server_error"
     code = "unavailable"
+
+
+class DeadlineExceeded(ApiError):
+    status = 504
+    type = "server_error"
+    code = "deadline_exceeded"

@@ -20,6 +20,7 @@ class GenerationParams:
     """`sampling` is what the engine needs; the rest concerns text and stays in the server.
 
     `fit`: nobody asked for this max_tokens, so it gives way to what the prompt leaves of the context.
+    `seeded`: the client chose the seed, so it may count on the same answer.
     """
 
     sampling: SamplingParams
@@ -27,6 +28,7 @@ class GenerationParams:
     include_stop: bool = False
     skip_special_tokens: bool = True
     fit: bool = False
+    seeded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

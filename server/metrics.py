@@ -21,7 +21,9 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from engine.types import StepReport
+from engine.types import Ready, StepReport
+from server.admission import Admission
+from server.scheduler.events import TaskSpec
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LONG = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0)
@@ -65,6 +67,19 @@ class EngineLoad:
     prefix_queries: int = 0
     prefix_hits: int = 0
     shared_kv_bytes: int = 0
+
+    def start(self, ready: Ready) -> None:
+        """A process has come up; the sums go on where the one before it left them."""
+        self.block_size, self.num_blocks, self.free_blocks = (
+            ready.block_size,
+            ready.num_blocks,
+            ready.num_blocks,
+        )
+        self.num_running = self.num_waiting = 0
+
+    def stop(self) -> None:
+        self.num_running = self.num_waiting = 0
+        self.free_blocks = self.num_blocks
 
     def record(self, report: StepReport) -> None:
         self.num_running = report.num_running
@@ -164,13 +179,16 @@ class Metrics(Collector):
 
 
 class RequestClock:
-    """What one request waited for; tells the metrics once, whatever ends it first."""
+    """What one request waited for; tells the metrics and the admission once, whatever ends it first."""
 
-    __slots__ = ("_finished", "_last", "_metrics", "_started", "_tokens")
+    __slots__ = ("_admission", "_finished", "_last", "_metrics", "_spec", "_started", "_tokens")
 
-    def __init__(self, metrics: Metrics, prompt_tokens: int) -> None:
-        metrics.prompt_tokens += prompt_tokens
+    def __init__(self, metrics: Metrics, admission: Admission, spec: TaskSpec) -> None:
+        metrics.prompt_tokens += spec.num_tokens
+        admission.taken(spec.tenant, spec.app, spec.num_tokens)
         self._metrics = metrics
+        self._admission = admission
+        self._spec = spec
         self._started = self._last = time.monotonic()
         self._tokens = 0
         self._finished = False
@@ -184,6 +202,7 @@ class RequestClock:
             self._metrics.inter_token.observe((now - self._last) / count)
         else:
             self._metrics.time_to_first_token.observe(now - self._started)
+            self._admission.started(self._spec.num_tokens, now)
         self._last = now
         self._tokens += count
         self._metrics.generation_tokens += count
@@ -193,6 +212,8 @@ class RequestClock:
             return
         self._finished = True
         self._metrics.finished[reason] += 1
+        spec = self._spec
+        self._admission.ended(spec.tenant, spec.app, 0 if self._tokens else spec.num_tokens)
         if reason in ("stop", "length"):
             self._metrics.e2e.observe(time.monotonic() - self._started)
 

@@ -18,6 +18,8 @@ import msgspec
 
 from engine.config import EngineConfig, SimConfig
 from engine.types import Objective, Salt
+from server.admission import Admission, Bounds
+from server.call_cache import CallCache
 from server.config import ServerConfig
 from server.errors import Unavailable
 from server.generation import GenerationParams
@@ -39,7 +41,7 @@ LONG_TEXT = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """`status`: ready, loading, draining or failed; `engines`: a line each."""
+    """`status`: ready (one engine is enough), loading, restarting, draining or failed; `engines`: a line each."""
 
     status: str
     engines: tuple[str, ...]
@@ -51,7 +53,22 @@ class Service:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self.metrics = Metrics(config.served_model_name[0] if config.served_model_name else config.model)
-        self.dispatcher = Dispatcher(AppScheduler(), self.metrics)
+        self.admission = Admission(
+            Bounds(
+                seats=config.engines * config.max_num_seqs,
+                queued_requests=config.max_queued_requests,
+                queued_tokens=config.max_queued_tokens,
+                per_key=config.max_concurrency_per_key,
+            )
+        )
+        self.dispatcher = Dispatcher(
+            AppScheduler(),
+            self.metrics,
+            self.admission,
+            step_timeout_s=config.step_timeout,
+            request_timeout_s=config.request_timeout,
+        )
+        self.calls = None if "call-dedup" in config.disable else CallCache()
         self.sessions = Sessions(self)
         self._model: ModelCard | None = None
         self._tokenizer: Tokenizer | None = None
@@ -88,8 +105,13 @@ class Service:
         return self.model.max_model_len
 
     @property
-    def failed(self) -> asyncio.Event:
-        """Set when no engine is left that could ever answer."""
+    def unloadable(self) -> asyncio.Event:
+        """Set when nothing could be loaded, which no waiting mends: the server ends."""
+        return self.dispatcher.pool.unloadable
+
+    @property
+    def failed(self) -> bool:
+        """No engine is up, and none is expected to be soon."""
         return self.dispatcher.pool.failed
 
     def start(self) -> None:
@@ -112,19 +134,27 @@ class Service:
 
     def readiness(self) -> Readiness:
         engines = tuple(map(str, self.dispatcher.pool.states))
-        if self.failed.is_set():
+        if self.failed:
             return Readiness("failed", engines)
         if self._draining:
             return Readiness("draining", engines)
-        loaded = self._tokenizer is not None and self.dispatcher.pool.all_ready
-        return Readiness("ready" if loaded else "loading", engines)
+        if self._tokenizer is None:
+            return Readiness("loading", engines)
+        return Readiness("ready" if self.dispatcher.pool.any_ready else "restarting", engines)
 
-    def admit(self) -> None:
-        """Raises Unavailable when new work is not taken."""
+    def admit(
+        self, tenant: Tenant | None = None, app: str | None = None, *, requests: int = 1, tokens: int = 0
+    ) -> None:
+        """Whether new work is taken; to be asked before any is done for it. Raises Unavailable, TooManyRequests.
+
+        Without a tenant: for what no engine has to do. `app`: the session that the work is for.
+        """
         if self._draining:
             raise Unavailable("The server is shutting down.", code="draining")
-        if self._tokenizer is None or self.failed.is_set():
+        if self._tokenizer is None or self.failed:
             raise self._not_ready()
+        if tenant is not None:
+            self.admission.check(tenant.id, app, requests=requests, tokens=tokens)
 
     def resolve_model(self, name: str | None) -> ModelCard:
         """The model behind a name of a request; absent means ours. Raises ModelNotFound, Unavailable."""
@@ -161,8 +191,8 @@ class Service:
         return self.dispatcher.generate(work, self.tokenizer)
 
     def _not_ready(self) -> Unavailable:
-        if self.failed.is_set():
-            return Unavailable("No engine is left to answer.", code="no_engine")
+        if self.failed:
+            return Unavailable("No engine is left to answer.", code="no_engine", retry_after=30)
         return Unavailable("The model is still loading; see /health/ready.", code="loading", retry_after=1)
 
     async def _load(self) -> None:
@@ -181,11 +211,11 @@ class Service:
             log.info("ready: %s, up to %d tokens", ", ".join(model.served_names), limit)
         except (ModelError, TokenizerError) as error:
             log.error("cannot serve: %s", error)
-            self.failed.set()
+            self.unloadable.set()
 
     def _engine_configs(self, model: ModelCard) -> list[EngineConfig]:
         config = self.config
-        sim = SimConfig(base_ms=config.sim_step_ms)
+        sim = SimConfig(base_ms=config.sim_step_ms, crash_token=config.sim_crash_token)
         if config.engine == "sim":
             sim = msgspec.structs.replace(sim, vocab_size=Tokenizer.from_folder(model.folder).vocab_size)
         return [

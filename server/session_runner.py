@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from engine.types import Salt
+from server.call_cache import CallCache, Flight, key_of
 from server.errors import ApiError, BadRequest
 from server.generation import GenerationParams, TextDelta
 from server.graph import prefix
+from server.graph.objective import strictest
 from server.scheduler.dispatcher import Dispatcher, Work
 from server.scheduler.events import TaskSpec
 from server.session.events import (
@@ -58,6 +60,8 @@ class Host(Protocol):
     def tokenizer(self) -> Tokenizer: ...
     @property
     def max_model_len(self) -> int: ...
+    @property
+    def calls(self) -> CallCache | None: ...
 
 
 @dataclass(slots=True)
@@ -68,18 +72,42 @@ class _Running:
 
 @dataclass(slots=True)
 class _Output:
-    """What a generation has given so far."""
+    """What a generation has given so far. `shown`: characters that readers have seen, in this life or another."""
 
     text: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     cached_tokens: int = 0
     truncated: bool = False
+    length: int = 0
+    shown: int = 0
 
-    def add(self, delta: TextDelta) -> None:
+    def restart(self) -> None:
+        """It is generated from the beginning once more, and will come to the same."""
+        self.text, self.token_ids, self.length = [], [], 0
+
+    def add(self, delta: TextDelta) -> str:
+        """The part of its text that has not been shown yet."""
         self.text.append(delta.text)
         self.token_ids += delta.token_ids
         self.cached_tokens = delta.cached_tokens
         self.truncated = isinstance(delta.stop_reason, str)
+        self.length += len(delta.text)
+        unseen = self.length - self.shown
+        if unseen <= 0:
+            return ""
+        self.shown = self.length
+        return delta.text[-unseen:]
+
+    def finished(self, task: Task, work: Work, cached_tokens: int | None = None) -> TaskFinished:
+        return TaskFinished(
+            task.id,
+            text="".join(self.text),
+            token_ids=tuple(self.token_ids),
+            truncated=self.truncated,
+            prompt_tokens=len(work.token_ids),
+            completion_tokens=len(self.token_ids),
+            cached_tokens=self.cached_tokens if cached_tokens is None else cached_tokens,
+        )
 
 
 class SessionRunner:
@@ -173,22 +201,44 @@ class SessionRunner:
         return (Salt(0, self.tenant.salt),)
 
     async def _generate(self, task: Task, work: Work) -> TaskFinished:
+        """Lead, or follow who generates the very same; lead when that one has gone."""
+        key = key_of(self.tenant, work.token_ids, work.params) if self._host.calls is not None else None
         output = _Output()
+        while key is not None and self._host.calls is not None:
+            flight = self._host.calls.find(key)
+            if flight is None:
+                with self._host.calls.lead(key, work.spec.task_id, task.objective) as flight:
+                    await self._lead(task, work, output, flight)
+                return output.finished(task, work)
+            await self._follow(task, output, flight)
+            if flight.ended:
+                return output.finished(task, work, cached_tokens=len(work.token_ids))
+        await self._lead(task, work, output, None)
+        return output.finished(task, work)
+
+    async def _lead(self, task: Task, work: Work, output: _Output, flight: Flight | None) -> None:
+        output.restart()
         async with self._host.dispatcher.generate(work, self._host.tokenizer) as generation:
             self.apply(TaskStarted(task.id, generation.engine_id))
             async for delta in generation:
-                output.add(delta)
-                if delta.text:
-                    self.apply(TaskOutput(task.id, delta.text))
-        return TaskFinished(
-            task.id,
-            text="".join(output.text),
-            token_ids=tuple(output.token_ids),
-            truncated=output.truncated,
-            prompt_tokens=len(work.token_ids),
-            completion_tokens=len(output.token_ids),
-            cached_tokens=output.cached_tokens,
-        )
+                self._show(task, output, delta)
+                if flight is not None:
+                    flight.add(delta)
+
+    async def _follow(self, task: Task, output: _Output, flight: Flight) -> None:
+        """Read along. The flight runs for the strictest of those who read it."""
+        output.restart()
+        objective = strictest(flight.objective, task.objective)
+        if objective != flight.objective:
+            flight.objective = objective
+            self._host.dispatcher.reprioritise(flight.number, objective, task.group)
+        self.apply(TaskStarted(task.id))
+        async for delta in flight.read():
+            self._show(task, output, delta)
+
+    def _show(self, task: Task, output: _Output, delta: TextDelta) -> None:
+        if text := output.add(delta):
+            self.apply(TaskOutput(task.id, text))
 
 
 def _fitted(params: GenerationParams, length: int, limit: int) -> GenerationParams:

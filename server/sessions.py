@@ -86,7 +86,7 @@ class Sessions:
     # Calls
 
     def submit(self, tenant: Tenant, session_id: str, calls: Sequence[wire.Call]) -> wire.SubmitAnswer:
-        self._service.admit()
+        self._service.admit(tenant, session_id)
         runner = self._runner(tenant, session_id)
         event = runner.session.plan_submit(calls, self._env())
         runner.apply(event)
@@ -159,7 +159,7 @@ class Sessions:
             and (known := self._programs.by_key(tenant.id, key, body, time.time())) is not None
         ):
             return known
-        self._service.admit()
+        self._service.admit(tenant, request.session_id)
         self._service.resolve_model(request.model)
         if request.session_id is not None:
             runner = self._runner(tenant, request.session_id)

@@ -12,6 +12,8 @@ Never the source of a performance claim. Leaves to others: penalties and probabi
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -90,6 +92,8 @@ class SimulatedRunner:
             state = _mix(state, slot.last_token)
             states[blocks[rows.start // size], rows.start % size] = state
             return state
+        if self._sim.crash_token in rows.token_ids:
+            os.kill(os.getpid(), signal.SIGKILL)
         for position, token in enumerate(rows.token_ids, rows.start):
             state = _mix(state, token)
             states[blocks[position // size], position % size] = state

@@ -62,6 +62,7 @@ def draw_example(rng: Random, limit: int) -> Example:
         (5.0, _translating),
         (5.0, _talking),
         (5.0, _out_of_world),
+        (30.0, _repeating),
     )
     draw = rng.choices([kind for _, kind in kinds], [weight for weight, _ in kinds])[0]
     return draw(rng, limit)
@@ -128,6 +129,10 @@ def _continuing(rng: Random, limit: int) -> Example:
 
 def _translating(rng: Random, limit: int) -> Example:
     return _in_some_form(rng, skills.translate(rng))
+
+
+def _repeating(rng: Random, limit: int) -> Example:
+    return _in_some_form(rng, skills.repeat(rng))
 
 
 def _talking(rng: Random, limit: int) -> Example:

@@ -251,6 +251,25 @@ def check_claim(rng: Random, tale: Tale) -> Task | None:
     return Task("claim", wording, "That is right." if right else f"No. {claim.true}", tale.text, "Answer")
 
 
+def repeat(rng: Random) -> Task:
+    """Words in no order, to be said again: nothing but copying helps, so it is what copying is learnt from."""
+    said = " ".join(_any_word(rng) for _ in range(rng.randint(3, 24)))
+    wording = rng.choice(("Repeat the text.", "Say it again.", "Repeat the words.", "Copy the text."))
+    return Task("repeat", wording, said, said, rng.choice(("Text", "Copy", "Again")))
+
+
+def _any_word(rng: Random) -> str:
+    kinds = (world.GIRLS, world.BOYS, world.COLOURS, world.TREASURES, world.FOODS, world.ANIMALS, world.COUNTABLES)
+    roll = rng.random()
+    if roll < 0.08:
+        return world.invented_name(rng)
+    if roll < 0.2:
+        return world.draw_place(rng).there
+    if roll < 0.35:
+        return rng.choice(lumi.draw_sentence(rng).split())
+    return rng.choice(rng.choice(kinds))
+
+
 def translate(rng: Random) -> Task:
     english = " ".join(lumi.draw_sentence(rng) for _ in range(rng.choice((1, 1, 1, 2, 3))))
     if rng.random() < 0.55:

@@ -27,8 +27,8 @@ from model import Decoder
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-WARM_TOKENS = 200_000
-BASE_RATE = {"muon": 0.014, "adamw": 0.003}
+WARM_TOKENS = 60_000
+BASE_RATE = {"muon": 0.005, "adamw": 0.003}
 SHORT_TOKENS = 2_600_000
 GROWTH_TOKENS = 50_000
 
@@ -54,8 +54,8 @@ class Run:
         self.model = Decoder(shape_for(self.tokenizer)).to(args.device)
         matrices = [p for p in self.model.layers.parameters() if p.ndim == 2]
         others = [p for p in self.model.parameters() if not any(p is m for m in matrices)]
-        self.muon = torch.optim.Muon(matrices, lr=BASE_RATE["muon"], weight_decay=0.01)
-        self.adamw = torch.optim.AdamW(others, lr=BASE_RATE["adamw"], betas=(0.9, 0.95), weight_decay=0.0)
+        self.muon = torch.optim.Muon(matrices, lr=BASE_RATE["muon"], weight_decay=0.1)
+        self.adamw = torch.optim.AdamW(others, lr=BASE_RATE["adamw"], betas=(0.9, 0.98), weight_decay=0.0)
         self.progress = Progress()
         self.hidden = torch.compile(self.model, dynamic=True) if args.compile else self.model
         self.stopping = False

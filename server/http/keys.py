@@ -14,3 +14,6 @@ if TYPE_CHECKING:
 SERVICE: web.AppKey[Service] = web.AppKey("service")
 TENANT = web.RequestKey("tenant", Tenant)
 REQUEST_ID = web.RequestKey("request_id", str)
+
+CLIENT_TIMEOUT: web.AppKey[float] = web.AppKey("client_timeout", float)
+"""Seconds that a client may take to read what was written to it."""

@@ -46,11 +46,13 @@ class Handlers:
         self._live = live
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
+        request.app[SERVICE].admit(request[TENANT])
         body = await read(request, CompletionRequest)
         job = await completion_job(request.app[SERVICE], request[TENANT], _id(request, body), body)
         return await self._answer(request, job)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
+        request.app[SERVICE].admit(request[TENANT])
         body = await read(request, ChatRequest)
         job = await chat_job(request.app[SERVICE], request[TENANT], _id(request, body), body)
         return await self._answer(request, job)
@@ -88,6 +90,8 @@ class Handlers:
     async def _run(self, request: web.Request, job: Job, sink: fanout.Sink) -> None:
         """Leaving this, for whatever reason, leaves every generation: a client that goes frees the engine."""
         service = request.app[SERVICE]
+        prompt_tokens = sum(len(job.prompt_of(index).token_ids) for index in range(len(job.params)))
+        service.admit(request[TENANT], requests=len(job.params), tokens=prompt_tokens)
         generations = [
             service.generate(
                 job.prompt_of(index).token_ids,

@@ -3,11 +3,14 @@
 Responsible for: the response headers, the framing, and every way in which a stream can end. As a context
 manager a `Stream` ends itself: `data: [DONE]` after a normal exit, an error event and `[DONE]` when the body
 raised, and silence when the client has left. Until the first write nothing is sent, so an error before it is
-an ordinary HTTP error. What an event's data means is the caller's business.
+an ordinary HTTP error. A client that does not read for too long is one that has left: what is written and not
+read is bounded (the transport's buffer), and so is the time that a generation waits for its reader. What an event's
+data means is the caller's business.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from types import TracebackType
 
@@ -15,6 +18,7 @@ from aiohttp import web
 
 from compat.openai.errors import error_body
 from server.errors import ApiError
+from server.http.keys import CLIENT_TIMEOUT, REQUEST_ID
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +28,9 @@ _HEADERS = {
     "X-Accel-Buffering": "no",  # nginx would collect events
 }
 _DONE = b"data: [DONE]\n\n"
+
+SMALL = 16_384
+"""Bytes that an empty transport takes without making us wait."""
 
 
 def frame(data: bytes, event: str | None = None) -> bytes:
@@ -42,6 +49,7 @@ class Stream:
 
     def __init__(self, request: web.Request) -> None:
         self._request = request
+        self._patience = request.app.get(CLIENT_TIMEOUT)
         self._done = False
         self.response = web.StreamResponse(headers=_HEADERS)
 
@@ -51,7 +59,21 @@ class Stream:
             return
         if not self.response.prepared:
             await self.response.prepare(self._request)
-        await self.response.write(frames)
+        transport = self._request.transport
+        if transport is None:
+            raise ConnectionResetError("the client has left")
+        if len(frames) <= SMALL and not transport.get_write_buffer_size():
+            await self.response.write(frames)  # a timer for each token would be dear
+            return
+        try:
+            async with asyncio.timeout(self._patience):
+                await self.response.write(frames)
+        except TimeoutError:
+            log.info(
+                "request %s: its client does not read, so it is disconnected", self._request.get(REQUEST_ID)
+            )
+            transport.abort()
+            raise ConnectionResetError("the client does not read") from None
 
     async def write_event(self, data: bytes, event: str | None = None) -> None:
         await self.write(frame(data, event))

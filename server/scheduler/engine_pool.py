@@ -1,21 +1,32 @@
-"""The engine processes: started, asked for their state, ended.
+"""The engine processes: started, watched, started again, ended.
 
-Responsible for: one EngineClient per engine, and telling a listener when it is up or down. Decides nothing about
-requests. Each engine has one task that lives as long as its process.
+Responsible for: one EngineClient per engine, telling a listener when it is up or down, and the life after a death:
+an engine that ends or hangs is started again with a growing delay. Decides nothing about requests. Each engine has
+one task for as long as the pool is open.
+
+    loading --> ready --(dies, hangs)--> restarting --> ready         failed: could not load, or died MAX_FAILURES
+       |                                     |  ^                     times without progress. Of the latter kind it
+       +---> failed                          +--+--> failed --> ready is tried again, but nobody waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine.client import EngineClient, EngineDied
+from engine.client import EngineClient, EngineDied, Generation
 from engine.config import EngineConfig
-from engine.types import Loading, Ready, StepReport
+from engine.types import Generate, Loading, Ready, StepReport
+from server.scheduler.restarts import Restarts
+from server.scheduler.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
+
+RELOAD_PATIENCE = 5.0
+"""A restart may take so many times as long as the first load, plus the step timeout, before it is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,31 +40,64 @@ class PoolListener:
 
 @dataclass(slots=True)
 class EngineState:
-    """One engine as the outside sees it."""
+    """One engine as the outside sees it. `load_s`: how long its first load took."""
 
-    status: str = "loading"  # loading | ready | failed
+    status: str = "loading"  # loading | ready | restarting | failed
     detail: str = ""
     client: EngineClient | None = None
+    watchdog: Watchdog | None = None
     ready: Ready | None = None
+    load_s: float = 0.0
+    restarts: int = 0
 
     def __str__(self) -> str:
-        return f"{self.status}: {self.detail}" if self.detail else self.status
+        detail = self.detail
+        if self.status == "ready" and self.watchdog is not None and (silent := self.watchdog.silent_s) > 1.0:
+            detail = f"no step for {silent:.0f} s"
+        return f"{self.status}: {detail}" if detail else self.status
+
+
+@dataclass(slots=True)
+class _Life:
+    """How one process of an engine fared."""
+
+    message: str = ""
+    ready_at: float | None = None
+    progressed: bool = False
 
 
 class EnginePool:
-    """Owns the processes and their states; an engine's id is its index. `failed` is set when none is left."""
+    """Owns the processes and their states; an engine's id is its index.
 
-    def __init__(self, listener: PoolListener) -> None:
+    `unloadable` is set when no engine could be loaded at all: that does not mend itself.
+    """
+
+    def __init__(self, listener: PoolListener, step_timeout_s: float) -> None:
         self._listener = listener
+        self._step_timeout = step_timeout_s
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Condition()
         self._closing = False
         self.states: list[EngineState] = []
-        self.failed = asyncio.Event()
+        self.unloadable = asyncio.Event()
 
     @property
-    def all_ready(self) -> bool:
-        return bool(self.states) and all(state.status == "ready" for state in self.states)
+    def any_ready(self) -> bool:
+        return any(state.status == "ready" for state in self.states)
+
+    @property
+    def failed(self) -> bool:
+        """No engine is up, and none is expected to be soon."""
+        return self.unloadable.is_set() or (
+            bool(self.states) and all(state.status == "failed" for state in self.states)
+        )
+
+    def generate(self, engine_id: int, request: Generate) -> Generation:
+        """As EngineClient.generate, on an engine that is up; the watchdog begins to count."""
+        state = self.states[engine_id]
+        if state.watchdog is not None:
+            state.watchdog.work_given()
+        return self.client(engine_id).generate(request)
 
     def client(self, engine_id: int) -> EngineClient:
         client = self.states[engine_id].client
@@ -68,10 +112,10 @@ class EnginePool:
         ]
 
     async def wait_ready(self) -> list[Ready]:
-        """Returns when every engine is ready or has failed: what those that are ready said."""
+        """Returns when every engine has been ready or has failed: what those that have been said."""
         async with self._changed:
             await self._changed.wait_for(lambda: all(state.status != "loading" for state in self.states))
-        return [state.ready for state in self.states if state.status == "ready" and state.ready is not None]
+        return [state.ready for state in self.states if state.ready is not None]
 
     async def close(self) -> None:
         """End the processes. Those that still load are ended too."""
@@ -83,36 +127,88 @@ class EnginePool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self, engine_id: int, config: EngineConfig) -> None:
+        """One process after another, until the pool closes or the engine proves unable to load at all."""
+        state, restarts = self.states[engine_id], Restarts()
+        while True:
+            life = await self._live(engine_id, config)
+            if self._closing:
+                return
+            log.error("engine %d: %s", engine_id, life.message)
+            if state.ready is None:
+                await self._set(state, "failed", life.message)
+                if all(other.status == "failed" for other in self.states):
+                    self.unloadable.set()
+                self._listener.on_down(engine_id, life.message)
+                return
+            up = 0.0 if life.ready_at is None else time.monotonic() - life.ready_at
+            delay = restarts.died(progressed=life.progressed, ready_s=up)
+            state.restarts += 1
+            await self._set(state, "failed" if restarts.hopeless else "restarting", life.message)
+            self._listener.on_down(engine_id, life.message)
+            log.warning("engine %d: starting again in %.1f s", engine_id, delay)
+            await asyncio.sleep(delay)
+
+    async def _live(self, engine_id: int, config: EngineConfig) -> _Life:
         """One process from its start to its end."""
-        state, listener = self.states[engine_id], self._listener
+        state, life = self.states[engine_id], _Life()
 
         def on_loading(loading: Loading) -> None:
             state.detail = f"{loading.stage} {loading.fraction:.0%}"
 
-        client = state.client = await EngineClient.start(
-            config, on_report=lambda report: listener.on_report(engine_id, report), on_loading=on_loading
-        )
+        def on_report(report: StepReport) -> None:
+            life.progressed = life.progressed or report.num_tokens > 0
+            watchdog.fed()
+            self._listener.on_report(engine_id, report)
+
+        begun = time.monotonic()
         try:
-            ready = await client.ready
-            log.info(
-                "engine %d is ready: %s on %s, %d threads, %d KV blocks of %d tokens (%.0f MiB)",
-                *(engine_id, ready.dtype, ready.device, ready.num_threads, ready.num_blocks),
-                *(ready.block_size, ready.kv_cache_bytes / 2**20),
-            )
-            state.ready = ready
-            listener.on_up(engine_id, ready)
-            await self._set(state, "ready", "")
-            message = await client.ended
+            client = await EngineClient.start(config, on_report=on_report, on_loading=on_loading)
+        except OSError as error:
+            life.message = f"its process could not be started: {error}"
+            return life
+        watchdog = Watchdog(self._step_timeout, lambda: client.num_open > 0, lambda s: _kill(client, s))
+        state.client, state.watchdog = client, watchdog
+        try:
+            ready = await self._loaded(client, state)
+            life.ready_at = time.monotonic()
+            state.load_s = state.load_s or life.ready_at - begun
+            await self._up(engine_id, ready)
+            life.message = await client.ended
         except EngineDied as error:
-            message = str(error)
-        if not self._closing:
-            log.error("engine %d: %s", engine_id, message)
-        await self._set(state, "failed", message)
-        if all(state.status == "failed" for state in self.states):
-            self.failed.set()
-        listener.on_down(engine_id, message)
+            life.message = str(error)
+        finally:
+            watchdog.stop()
+            await client.close(grace_s=0.0)
+        return life
+
+    async def _loaded(self, client: EngineClient, state: EngineState) -> Ready:
+        """The first load takes what it takes; a later one that takes much longer is killed. Raises EngineDied."""
+        limit = None
+        if state.ready is not None:
+            limit = self._step_timeout + RELOAD_PATIENCE * state.load_s
+        try:
+            async with asyncio.timeout(limit):
+                return await client.ready
+        except TimeoutError:
+            client.kill(f"it was not loaded again within {limit:.0f} s")
+            raise EngineDied(await client.ended) from None
+
+    async def _up(self, engine_id: int, ready: Ready) -> None:
+        log.info(
+            "engine %d is ready: %s on %s, %d threads, %d KV blocks of %d tokens (%.0f MiB)",
+            *(engine_id, ready.dtype, ready.device, ready.num_threads, ready.num_blocks),
+            *(ready.block_size, ready.kv_cache_bytes / 2**20),
+        )
+        state = self.states[engine_id]
+        state.ready = ready
+        self._listener.on_up(engine_id, ready)
+        await self._set(state, "ready", "")
 
     async def _set(self, state: EngineState, status: str, detail: str) -> None:
         state.status, state.detail = status, detail
         async with self._changed:
             self._changed.notify_all()
+
+
+def _kill(client: EngineClient, silent_s: float) -> None:
+    client.kill(f"it has work and ended no step for {silent_s:.1f} s (--step-timeout), so it was killed")

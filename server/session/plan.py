@@ -240,7 +240,7 @@ class Draft:
             draw_seed=environment.draw_seed,
             param=f"{param}.",
         )
-        return replace(params, fit=fields.max_tokens is None)
+        return replace(params, fit=fields.max_tokens is None, seeded=fields.seed is not None)
 
     def _bind(self, ref: str, param: str) -> str:
         """The id of the variable that `ref` means; a name that is new makes one."""

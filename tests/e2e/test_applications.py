@@ -51,3 +51,24 @@ async def test_every_toggle_and_two_engines_give_the_same_text() -> None:
             async with aiohttp.ClientSession() as session:
                 texts.append(await by_program(session, server.url, chain, Network(0.0, 0)))
     assert texts[0] == texts[1]
+
+
+async def test_the_same_calls_run_once_and_answer_alike(sim_server: Server) -> None:
+    sampling = {"temperature": 0, "max_tokens": 40, "ignore_eos": True}
+    calls = [
+        {
+            "prompt": "Once upon a time {{output:out}}",
+            "placeholders": [
+                {"name": "out", "in_out": "out", "semantic_var_id": f"v{index}", "sampling": sampling}
+            ],
+        }
+        for index in range(20)
+    ]
+    before = sim_server.metric("vllm:generation_tokens_total")
+    url = f"{sim_server.url}/v1/programs"
+    async with aiohttp.ClientSession() as session, session.post(url, json={"calls": calls}) as answer:
+        body = await answer.json()
+    assert len(set(body["values"].values())) == 1
+    assert len(body["values"]) == 20
+    assert sim_server.metric("vllm:generation_tokens_total") - before == 40
+    assert body["usage"]["completion_tokens"] == 20 * 40

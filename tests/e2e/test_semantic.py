@@ -173,7 +173,8 @@ def test_a_session_says_what_it_was_made_with(api: Api) -> None:
 
 
 def test_a_streamed_program_tells_its_events_in_order(api: Api) -> None:
-    events = api.events("POST", "/v1/programs", {"calls": CHAIN, "get": ["a", "b"], "stream": True})
+    new = {**CHAIN[0], "prompt": "Once, told while we listen, {{output:a}}"}  # not answered from memory
+    events = api.events("POST", "/v1/programs", {"calls": [new, CHAIN[1]], "get": ["a", "b"], "stream": True})
     kinds = [event.kind for event in events]
     assert kinds[0] == "program.created"
     assert kinds[-2:] == ["program.done", ""]

@@ -1,0 +1,90 @@
+"""The committed table of kernel configurations: nothing is tuned at run time.
+
+Attention is keyed by (head_dim, query heads per KV head, block size, element size): the group decides which M
+tiles are worth having, head_dim and element size what fits into 227 KB of shared memory, registers and the
+pipeline, the block size the width of a key block. Under 64 rows an M tile runs on mma.sync, from 64 on wgmma.
+`tests/ops/test_kernels_compile.py` compiles it for sm_90 and fails on a spill. Torch- and Triton-free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ops.kernels.shapes import power_of_two
+
+M_TILES = (16, 32, 64, 128)
+DETERMINISTIC_M = 64
+"""With one M tile every row goes through the same instructions, however many rows lie beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionConfig:
+    """block_m: rows x query heads of one KV head that a tile holds. programs: persistent ones per SM."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+    programs: int
+
+
+@dataclass(frozen=True, slots=True)
+class MatmulConfig:
+    """One tile shape for all sizes: a split or a shape that depends on M would change a row's sums."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+
+_HALF = {  # (BLOCK_D, M tile) for 2-byte elements: block_n, warps, stages, programs
+    (32, 16): (64, 4, 4, 6),
+    (32, 32): (64, 4, 4, 6),
+    (32, 64): (64, 4, 3, 4),
+    (32, 128): (64, 8, 3, 2),
+    (64, 16): (64, 4, 4, 5),
+    (64, 32): (64, 4, 3, 4),
+    (64, 64): (64, 4, 3, 3),
+    (64, 128): (64, 8, 3, 2),
+    (128, 16): (64, 4, 3, 3),
+    (128, 32): (64, 4, 3, 3),
+    (128, 64): (64, 4, 3, 2),
+    (128, 128): (64, 8, 3, 1),
+    (256, 16): (32, 4, 3, 3),
+    (256, 32): (32, 8, 3, 2),
+    (256, 64): (32, 8, 3, 1),
+    (256, 128): (32, 8, 2, 1),
+}
+_MATMUL_HALF = MatmulConfig(64, 128, 64, 4, 4)
+_MATMUL_FLOAT = MatmulConfig(32, 64, 32, 4, 3)
+
+
+def attention_configs(
+    head_dim: int, group: int, block_size: int, element_size: int, deterministic: bool
+) -> tuple[AttentionConfig, ...]:
+    """The M tiles to choose from for a step's tiles, ascending. Raises ValueError for what no tile holds."""
+    if group > M_TILES[-1]:
+        raise ValueError(f"{group} query heads per KV head: at most {M_TILES[-1]} fit a tile")
+    width = max(32, power_of_two(head_dim))
+    if width > 256:
+        raise ValueError(f"head_dim {head_dim}: at most 256 is supported")
+    wanted = [m for m in M_TILES if m >= group]
+    if deterministic:
+        wanted = [max(DETERMINISTIC_M, wanted[0])]
+    return tuple(_attention(width, m, block_size, element_size) for m in wanted)
+
+
+def matmul_config(element_size: int) -> MatmulConfig:
+    """For 2-byte elements the tensor cores' tile; for fp32 one that fits FFMA."""
+    return _MATMUL_HALF if element_size == 2 else _MATMUL_FLOAT
+
+
+def _attention(width: int, block_m: int, block_size: int, element_size: int) -> AttentionConfig:
+    block_n, warps, stages, programs = _HALF[width, block_m]
+    if element_size == 4:  # FFMA: no matrix unit to feed, twice the bytes
+        block_n, warps, stages, programs = 16, 8, 2, 1
+    if 16 < block_size < block_n and block_n % block_size:
+        block_n = 16
+    return AttentionConfig(block_m, block_n, warps, stages, programs)

@@ -1,0 +1,216 @@
+"""A task on engines that may die under it.
+
+Responsible for: one task's text, whatever happens to the engine that computes it. When an engine dies, the task is
+placed again with its prompt and the tokens so far: a token is a function of (logits, seed, position), so the stream
+goes on as if nothing had been. Text, stop strings and usage are kept; cached_tokens is what the first life said.
+
+    placed --> open on an engine --> last delta                a death without a token is a strike:
+       ^             | died                                    1, 2  placed again; after 2 alone, as a suspect
+       +-------------+                                         3     EngineFailed: it seems to be what kills engines
+
+Leaves to the Dispatcher: where it is placed (`place`, `fail`), and whom a death may be blamed on (`strike`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.client import EngineDied
+from engine.client import Generation as Deltas
+from engine.types import Generate, Key, Objective, Salt, TokenDelta
+from server.errors import ApiError, EngineFailed
+from server.generation import GenerationParams, TextAssembler, TextDelta
+from server.metrics import RequestClock
+from server.scheduler.engine_pool import EnginePool
+from server.scheduler.events import Dispatch, TaskSpec
+
+SUSPECT = 2
+"""Strikes after which a task is tried alone, until its first token."""
+
+GUILTY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a task generates from, beside what the scheduler needs to know of it (`spec`)."""
+
+    spec: TaskSpec
+    token_ids: Sequence[int]
+    params: GenerationParams
+    salts: tuple[Salt, ...]
+    boundaries: tuple[int, ...] = ()
+
+
+class Generation:
+    """A task's text, as an async iterator that ends after the delta with a finish_reason.
+
+    Owns the place that was decided last, the tokens so far and the strikes. `trial` is held by the one suspect that
+    is being tried. Iterated by one asyncio task, which also calls `open` and `close`.
+    """
+
+    def __init__(
+        self, work: Work, pool: EnginePool, trial: asyncio.Lock, assembler: TextAssembler, clock: RequestClock
+    ) -> None:
+        self._work = work
+        self._pool = pool
+        self._trial = trial
+        self._assembler = assembler
+        self._clock = clock
+        self._place: Dispatch | None = None
+        self._objective, self._key = work.spec.objective, (0,)
+        self._failure: ApiError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._opened: Dispatch | None = None
+        self._sent: Dispatch | None = None
+        self._deltas: Deltas | None = None
+        self._token_ids: list[int] = []
+        self._cached_tokens: int | None = None
+        self._strikes = 0
+        self._progressed = False
+        self._tried = False
+        self._ended = False
+
+    _objective: Objective
+    _key: Key
+
+    @property
+    def engine_id(self) -> int:
+        """Where it runs, or was last placed."""
+        place = self._opened or self._place
+        assert place is not None, "it has been opened"
+        return place.engine_id
+
+    @property
+    def key(self) -> Key:
+        return self._key
+
+    def was_on(self, engine_id: int) -> bool:
+        """Whether it was sent to this engine and has not been placed elsewhere since."""
+        return self._sent is not None and self._sent is self._place and self._sent.engine_id == engine_id
+
+    # For the Dispatcher.
+
+    def place(self, dispatch: Dispatch) -> None:
+        self._place = dispatch
+        self.reprioritise(dispatch.objective, dispatch.key)
+        self._wake()
+
+    def reprioritise(self, objective: Objective, key: Key) -> None:
+        self._objective, self._key = objective, key
+
+    def fail(self, error: ApiError) -> None:
+        """Nothing will place it any more."""
+        self._failure = error
+        self._wake()
+
+    def strike(self, message: str) -> None:
+        """Its engine died, and it may have been why."""
+        self._strikes = 1 if self._progressed else self._strikes + 1
+        if self._strikes >= GUILTY:
+            self.fail(
+                EngineFailed(f"The engine ended {GUILTY} times with this request; the last time: {message}")
+            )
+
+    # For the task that iterates.
+
+    async def open(self) -> None:
+        """Wait for a place and start there. Raises ApiError."""
+        while True:
+            await self._placed()
+            if self._strikes >= SUSPECT and not self._tried:
+                await self._trial.acquire()
+                self._tried = True
+                continue  # the place may have changed
+            place = self._opened = self._place
+            assert place is not None
+            deltas = self._pool.generate(place.engine_id, self._request())
+            try:
+                await deltas.__aenter__()
+            except EngineDied:
+                continue
+            self._deltas, self._sent, self._progressed = deltas, place, False
+            return
+
+    async def close(self) -> None:
+        """Leave the engine, wherever it is by then."""
+        self._end_trial()
+        if self._deltas is not None:
+            deltas, self._deltas = self._deltas, None
+            await deltas.__aexit__(None, None, None)
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> TextDelta:
+        while not self._ended:
+            assert self._deltas is not None, "it has been opened"
+            try:
+                delta = await anext(self._deltas)
+            except EngineDied:
+                await self.close()
+                await self.open()
+                continue
+            delta = self._noted(delta)
+            text = self._assembler.feed(delta)
+            self._clock.tokens(len(delta.token_ids))
+            if text is None:
+                continue
+            if text.finish_reason is not None:
+                self._ended = True
+                self._clock.finish(text.finish_reason)
+            return text
+        raise StopAsyncIteration
+
+    def _noted(self, delta: TokenDelta) -> TokenDelta:
+        self._token_ids += delta.token_ids
+        if not self._progressed:
+            self._progressed = True
+            self._end_trial()
+            if self._cached_tokens is None:
+                self._cached_tokens = delta.cached_tokens
+        if delta.cached_tokens == self._cached_tokens:
+            return delta
+        return TokenDelta(
+            id=delta.id,
+            token_ids=delta.token_ids,
+            finish_reason=delta.finish_reason,
+            stop_token_id=delta.stop_token_id,
+            cached_tokens=self._cached_tokens or 0,
+            logprobs=delta.logprobs,
+            error=delta.error,
+        )
+
+    async def _placed(self) -> None:
+        """Returns when there is another place than the one that it was opened on last. Raises ApiError."""
+        while self._failure is None and (self._place is None or self._place is self._opened):
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._failure is not None:
+            raise self._failure
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _end_trial(self) -> None:
+        if self._tried:
+            self._tried = False
+            self._trial.release()
+
+    def _request(self) -> Generate:
+        work = self._work
+        return Generate(
+            id=work.spec.task_id,
+            token_ids=(*work.token_ids, *self._token_ids),
+            sampling=work.params.sampling,
+            objective=self._objective,
+            key=self._key,
+            salts=work.salts,
+            boundaries=work.boundaries,
+            num_generated=len(self._token_ids),
+        )
