@@ -12,6 +12,8 @@ WORKLOADS = {
     "b0": "the constants of this machine: step and prefill times, capacity",
     "b1": "a chain of summaries as a program against one request a call, four network ratios",
     "b4": "many chains at once on few slots: application order against request order",
+    "b5": "map-reduce against request-level serving capped for latency, and its curve over caps",
+    "b13": "duplicate calls: with dedup against without",
     "startup": "time from process start to the first token, and resident memory",
 }
 

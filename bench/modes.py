@@ -22,10 +22,11 @@ class Mode:
     name: str
     run: Run
     disabled: tuple[str, ...] = ()
+    more_flags: tuple[str, ...] = ()
 
     @property
     def flags(self) -> tuple[str, ...]:
-        return ("--disable", ",".join(self.disabled)) if self.disabled else ()
+        return (*(("--disable", ",".join(self.disabled)) if self.disabled else ()), *self.more_flags)
 
 
 NONE = Mode("none", run_as_requests, ("prefix-cache", "in-flight-dedup", "shared-prefix-attention"))
