@@ -6,7 +6,7 @@ SOURCES := run_server.py server engine ops compat parrot bench tests models exam
 # libgomp's spinning starves processes that share cores.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup serve test check fmt lint types bench model clean
+.PHONY: help setup serve test check fmt lint types bench model eval-model clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,12 @@ fmt: setup  ## format and fix what can be fixed
 
 bench: setup  ## run the benchmarks; workload and flags go in ARGS
 	$(BIN)/python -m bench $(ARGS)
+
+model: setup  ## train the bundled model; a run that was cut goes on where it was
+	$(BIN)/python models/parrot-tales/train.py --run build/model $(ARGS)
+
+eval-model: setup  ## the bundled model's table of skills, from held-out worlds; ARGS='--url http://...'
+	$(BIN)/python models/parrot-tales/evaluate.py $(ARGS)
 
 clean:  ## remove what setup and the tools made
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -259,7 +259,15 @@ def repeat(rng: Random) -> Task:
 
 
 def _any_word(rng: Random) -> str:
-    kinds = (world.GIRLS, world.BOYS, world.COLOURS, world.TREASURES, world.FOODS, world.ANIMALS, world.COUNTABLES)
+    kinds = (
+        world.GIRLS,
+        world.BOYS,
+        world.COLOURS,
+        world.TREASURES,
+        world.FOODS,
+        world.ANIMALS,
+        world.COUNTABLES,
+    )
     roll = rng.random()
     if roll < 0.08:
         return world.invented_name(rng)
