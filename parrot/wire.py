@@ -259,6 +259,14 @@ class ListAnswer(Struct, frozen=True, kw_only=True):
     object: str = "list"
 
 
+class Pending(Struct, frozen=True, kw_only=True):
+    """A value that is not there yet, and why."""
+
+    id: str
+    state: VariableState
+    reason: str
+
+
 ProgramStatus = Literal["running", "done", "failed", "cancelled"]
 
 
@@ -269,7 +277,7 @@ class ValuesAnswer(Struct, frozen=True, kw_only=True):
     values: dict[str, str]
     id: str | None = None
     errors: dict[str, VariableError] | None = None
-    pending: list[str] | None = None
+    pending: dict[str, Pending] | None = None
     usage: Usage | None = None
     timing: Timing | None = None
     error: ErrorInfo | None = None
@@ -310,12 +318,27 @@ class VariableFailed(Event, frozen=True, kw_only=True, tag="variable.failed"):
     error: VariableError
 
 
+class VariablePending(Event, frozen=True, kw_only=True, tag="variable.pending"):
+    """The stream ends before the variable has: nothing runs any more that could bring it, or `wait` ran out."""
+
+    name: str
+    pending: Pending
+
+
 class ProgramDone(Event, frozen=True, kw_only=True, tag="program.done"):
     values: dict[str, str]
     errors: dict[str, VariableError] = {}
+    pending: dict[str, Pending] = {}
     usage: Usage = Usage()
 
 
 ProgramEvent = (
-    ProgramCreated | CallStarted | CallFinished | VariableDelta | VariableReady | VariableFailed | ProgramDone
+    ProgramCreated
+    | CallStarted
+    | CallFinished
+    | VariableDelta
+    | VariableReady
+    | VariableFailed
+    | VariablePending
+    | ProgramDone
 )

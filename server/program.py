@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+import math
+from collections import OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -12,10 +14,11 @@ import msgspec
 from parrot import wire
 from server.errors import Gone, NotFound, Unprocessable
 from server.graph.call import Call
+from server.graph.variable import SemanticVariable
 from server.session import views
 from server.session.events import CallsSubmitted
 from server.session.session import Session
-from server.session_runner import SessionRunner
+from server.session_runner import IDLE, SessionRunner
 
 KEPT_PROGRAMS = 10_000
 KEPT_KEYS = 1_000
@@ -60,14 +63,16 @@ class Program:
         now = values(self.runner.session, self.asked)
         return msgspec.structs.replace(now, id=self.id, usage=self.usage(), timing=views.timing(self.calls))
 
-    async def events(self) -> AsyncIterator[wire.ProgramEvent]:
-        """Everything from the beginning, however late the reader comes."""
-        session, asked, calls = self.runner.session, self.asked, self.call_ids
+    async def events(self, wait: float | None = None) -> AsyncIterator[wire.ProgramEvent]:
+        """Everything from the beginning, however late the reader comes. `wait`: see `watch`."""
+        session, asked = self.runner.session, self.asked
         yield wire.ProgramCreated(id=self.id, session_id=session.id, variables=self._variables())
-        async for event in watch(self.runner, asked, calls):
+        async for event in watch(self.runner, asked, self.calls, wait):
             yield event
-        answer = values(session, asked)
-        yield wire.ProgramDone(values=answer.values, errors=answer.errors or {}, usage=self.usage())
+        now = values(session, asked)
+        yield wire.ProgramDone(
+            values=now.values, errors=now.errors or {}, pending=now.pending or {}, usage=self.usage()
+        )
 
     def _variables(self) -> dict[str, str]:
         """Name to id of all that the program mentions; a variable without a name is its id."""
@@ -80,52 +85,72 @@ class Program:
 
 
 async def watch(
-    runner: SessionRunner, variables: Mapping[str, str], calls: Collection[str] = ()
+    runner: SessionRunner,
+    variables: Mapping[str, str],
+    calls: Sequence[Call] = (),
+    wait: float | None = None,
 ) -> AsyncIterator[wire.ProgramEvent]:
-    """Deltas and ends of `variables` (name to id), starts and ends of `calls`; ends when all variables have."""
+    """Deltas and ends of `variables` (name to id), starts and ends of `calls`.
+
+    Ends when all variables have, after `wait` seconds, or (None) when nothing runs any more: what is missing then
+    has to come from a client. Raises Gone when the session ends.
+    """
     session = runner.session
-    reader = _Reader(session, {id: name for name, id in variables.items()}, set(calls))
-    with runner.subscriptions.watch([*variables.values(), *calls]) as subscription:
-        for event in reader.read([*calls, *variables.values()]):
+    reader = _Reader(session, {id: name for name, id in variables.items()}, calls)
+    deadline = None if wait is None else asyncio.get_running_loop().time() + wait
+    ids = [*variables.values(), *(call.id for call in calls)]
+    with runner.subscriptions.watch([IDLE, *ids]) as subscription:
+        for event in reader.read(ids):
             yield event
-        while reader.pending:
-            for event in reader.read(await subscription.wait()):
+        while reader.pending and (wait is not None or runner.busy):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    changed = await subscription.wait()
+            except TimeoutError:
+                break
+            for event in reader.read(changed):
                 yield event
             if session.closed:
-                raise Gone(f"The session {session.id} has been deleted.")
+                raise Gone(f"The session {session.id} has been deleted.", param="session_id")
+    for name, id in variables.items():
+        if id in reader.pending:
+            yield wire.VariablePending(name=name, pending=_pending(session.variable(id)))
 
 
 class _Reader:
-    """What a stream has told so far, and what there is to tell of an id that has changed."""
+    """What a stream has told so far, and what there is to tell of ids that have changed."""
 
-    def __init__(self, session: Session, names: Mapping[str, str], calls: set[str]) -> None:
+    def __init__(self, session: Session, names: Mapping[str, str], calls: Sequence[Call]) -> None:
         self._session = session
         self._names = names
-        self._calls = calls
+        self._calls = {call.id: call for call in calls}
+        self._producers = {spec.variable: call.id for call in calls for spec in call.spec.outputs}
         self._started: set[str] = set()
         self._told: dict[str, int] = dict.fromkeys(names, 0)
         self.pending = set(names)
 
-    def read(self, ids: Iterable[str]) -> list[wire.ProgramEvent]:
-        """Calls come before variables, so that a call's start is told before its output's first text."""
-        changed = sorted(ids, key=lambda id: id in self._names)
-        starts = [event for id in changed if id in self._calls for event in self._call_started(id)]
-        outputs = [event for id in changed if id in self.pending for event in self._variable(id)]
-        ends = [event for id in changed if id in self._calls for event in self._call_ended(id)]
-        return [*starts, *outputs, *ends]
+    def read(self, ids: Iterable[str]) -> Iterator[wire.ProgramEvent]:
+        """Call by call in the order in which they started: its start, its outputs' texts and ends, its end."""
+        changed = {self._producers.get(id, id) for id in ids}
+        calls = [self._calls[id] for id in changed if id in self._calls]
+        for id in changed - self._calls.keys():
+            yield from self._variable(id)
+        for call in sorted(calls, key=_start):
+            yield from self._call(call)
 
-    def _call_started(self, id: str) -> Iterable[wire.ProgramEvent]:
-        if id not in self._started and self._session.call(id).state not in ("pending", "ready"):
-            self._started.add(id)
-            yield wire.CallStarted(id=id)
+    def _call(self, call: Call) -> Iterator[wire.ProgramEvent]:
+        if call.id not in self._started and call.tasks[0].progress.started is not None:
+            self._started.add(call.id)
+            yield wire.CallStarted(id=call.id)
+        for spec in call.spec.outputs:
+            yield from self._variable(spec.variable)
+        if call.state in ("done", "failed", "cancelled"):
+            del self._calls[call.id]
+            yield wire.CallFinished(id=call.id, state=call.state)
 
-    def _call_ended(self, id: str) -> Iterable[wire.ProgramEvent]:
-        state = self._session.call(id).state
-        if state in ("done", "failed", "cancelled"):
-            self._calls.discard(id)
-            yield wire.CallFinished(id=id, state=state)
-
-    def _variable(self, id: str) -> Iterable[wire.ProgramEvent]:
+    def _variable(self, id: str) -> Iterator[wire.ProgramEvent]:
+        if id not in self.pending:
+            return
         variable, name = self._session.variable(id), self._names[id]
         if variable.is_streamed and (text := variable.since(self._told[id])):
             self._told[id] += len(text)
@@ -141,12 +166,21 @@ class _Reader:
             yield wire.VariableFailed(name=name, error=error)
 
 
+def _start(call: Call) -> float:
+    started = call.tasks[0].progress.started
+    return math.inf if started is None else started
+
+
+def _pending(variable: SemanticVariable) -> wire.Pending:
+    return wire.Pending(id=variable.id, state=variable.state, reason=views.reason(variable) or "")
+
+
 def values(session: Session, asked: Mapping[str, str]) -> wire.ValuesAnswer:
     """What there is of `asked` (name to variable id or name) right now."""
     variables = {name: session.variable(ref) for name, ref in asked.items()}
     ready = {name: v.value or "" for name, v in variables.items() if v.state == "ready"}
     errors = {name: error for name, v in variables.items() if (error := views.error_of(v)) is not None}
-    pending = [name for name, v in variables.items() if v.state not in ENDED]
+    pending = {name: _pending(v) for name, v in variables.items() if v.state not in ENDED}
     status, reason = _outcome(errors, pending)
     return wire.ValuesAnswer(
         session_id=session.id,
@@ -183,10 +217,12 @@ class Programs:
 
     def __init__(self) -> None:
         self._by_id: OrderedDict[str, Program] = OrderedDict()
+        self._by_session: defaultdict[str, list[str]] = defaultdict(list)
         self._by_key: OrderedDict[tuple[str, str], _Keyed] = OrderedDict()
 
     def add(self, program: Program, key: str | None, body: bytes) -> None:
         self._by_id[program.id] = program
+        self._by_session[program.session_id].append(program.id)
         if len(self._by_id) > KEPT_PROGRAMS:
             self._by_id.popitem(last=False)
         if key is not None:
@@ -194,6 +230,11 @@ class Programs:
             self._by_key[program.tenant_id, key] = _Keyed(program, _digest(body), expires)
             if len(self._by_key) > KEPT_KEYS:
                 self._by_key.popitem(last=False)
+
+    def session_ended(self, session_id: str) -> None:
+        """Forget its programs, because they hold all of its state; a retry with a key still finds its answer."""
+        for program_id in self._by_session.pop(session_id, ()):
+            self._by_id.pop(program_id, None)
 
     def get(self, tenant_id: str, program_id: str) -> Program:
         """Raises NotFound, also for another tenant's."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from engine.types import Salt
+from server import logs
 from server.call_cache import CallCache, Flight, key_of
 from server.errors import ApiError, BadRequest
 from server.generation import GenerationParams, TextDelta
@@ -150,6 +151,8 @@ class SessionRunner:
 
     async def _run(self, task: Task, number: int) -> None:
         event: SessionEvent
+        logs.SESSION_ID.set(self.session.id)
+        logs.CALL_ID.set(task.call.id)
         try:
             context = await self._context(task)
             event = await self._generate(task, self._work(task, number, context))
@@ -166,6 +169,14 @@ class SessionRunner:
             self.subscriptions.ring((IDLE,))
 
     async def _context(self, task: Task) -> prefix.Context:
+        """Raises BadRequest, before it is tokenised, when the text can by no means fit."""
+        limit = self._host.max_model_len
+        if task.context_size() > limit * self._host.tokenizer.longest_token:
+            raise BadRequest(
+                f"The prompt's {task.context_size()} characters are more than {limit} tokens can hold.",
+                param="prompt",
+                code="context_length_exceeded",
+            )
         spec = task.call.spec
         encode = partial(
             prefix.canonical,
@@ -250,8 +261,9 @@ def _fitted(params: GenerationParams, length: int, limit: int) -> GenerationPara
         return params
     if params.fit and length < limit:
         return replace(params, sampling=msgspec.structs.replace(params.sampling, max_tokens=limit - length))
+    asked = "" if params.fit else f" and {wanted} of the output (max_tokens)"
     raise BadRequest(
-        f"The model's context is {limit} tokens: {length} of the prompt and {wanted} of the output are too many.",
+        f"The model's context is {limit} tokens: {length} of the prompt{asked} are too many.",
         param="max_tokens" if length < limit else "prompt",
         code="context_length_exceeded",
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
@@ -37,13 +38,18 @@ PROGRAM_TTL_S = 600.0
 
 
 class Sessions:
-    """Owns the store, the runner of each session, and the programs."""
+    """Owns the store, the runner of each session, the programs, and the timer of the earliest expiry.
+
+    `_leftovers`: by tenant, the sessions that were made for one program each, oldest first.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._store = SessionStore(Limits())
         self._runners: dict[str, SessionRunner] = {}
         self._programs = Programs()
+        self._leftovers: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._expiry: asyncio.TimerHandle | None = None
 
     async def idle(self) -> None:
         """Returns when no session runs anything."""
@@ -51,6 +57,8 @@ class Sessions:
             await asyncio.gather(*(runner.idle() for runner in busy))
 
     async def close(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
         for session_id in list(self._runners):
             self._end(session_id)
         await asyncio.sleep(0)
@@ -72,7 +80,6 @@ class Sessions:
         return views.session_info(session)
 
     def list_sessions(self, tenant: Tenant) -> list[wire.SessionInfo]:
-        self._expire()
         return [views.session_info(session) for session in self._store.owned_by(tenant.id)]
 
     def get_session(self, tenant: Tenant, session_id: str) -> wire.SessionInfo:
@@ -126,13 +133,18 @@ class Sessions:
         return views.variable_info(runner.session.variable(ref))
 
     def stream_variable(
-        self, tenant: Tenant, session_id: str, ref: str, criteria: wire.Criteria | None
+        self,
+        tenant: Tenant,
+        session_id: str,
+        ref: str,
+        criteria: wire.Criteria | None,
+        wait: float | None = None,
     ) -> AsyncIterator[wire.ProgramEvent]:
-        """Its text as it comes, from the beginning, then ready or failed."""
+        """Its text as it comes, from the beginning, then ready or failed. `wait`: see `program.watch`."""
         runner = self._runner(tenant, session_id)
         runner.apply(runner.session.plan_get(ref, criteria))
         variable = runner.session.variable(ref)
-        return watch(runner, {variable.name or ref: variable.id})
+        return watch(runner, {variable.name or ref: variable.id}, wait=wait)
 
     async def get_many(self, tenant: Tenant, session_id: str, request: wire.GetRequest) -> wire.ValuesAnswer:
         runner = self._runner(tenant, session_id)
@@ -168,6 +180,7 @@ class Sessions:
             session = Session(_new_id("sess"), tenant.id, time.time(), ttl=PROGRAM_TTL_S, model=request.model)
             event = session.plan_program(request, self._env())
             runner = self._add(session, tenant)
+            self._leftovers[tenant.id][session.id] = None
         program = Program(_new_id("prog"), tenant.id, runner, event, time.time())
         self._programs.add(program, key, body)
         runner.apply(event)
@@ -181,8 +194,8 @@ class Sessions:
         await self._settled(program.runner, program.asked.values(), wait)
         return program.answer()
 
-    def program_events(self, program: Program) -> AsyncIterator[wire.ProgramEvent]:
-        return program.events()
+    def program_events(self, program: Program, wait: float | None) -> AsyncIterator[wire.ProgramEvent]:
+        return program.events(wait)
 
     def cancel_program(self, program: Program) -> None:
         """Cancel what has not ended of its calls."""
@@ -205,25 +218,48 @@ class Sessions:
         )
 
     def _add(self, session: Session, tenant: Tenant) -> SessionRunner:
-        self._expire()
+        """Raises TooManyRequests."""
+        if not self._store.has_room(tenant.id):
+            self._drop_leftover(tenant)
         self._store.add(session)
         runner = self._runners[session.id] = SessionRunner(session, tenant, self._service)
+        self._expire_at(session.expires_at)
         return runner
+
+    def _drop_leftover(self, tenant: Tenant) -> None:
+        """The oldest program that has ended and that nobody reads makes room for new work."""
+        for session_id in self._leftovers.get(tenant.id, ()):
+            runner = self._runners[session_id]
+            if not runner.busy and not runner.subscriptions.in_use:
+                self.delete_session(tenant, session_id)
+                return
 
     def _runner(self, tenant: Tenant, session_id: str) -> SessionRunner:
         """Raises NotFound, also for another's, and Gone for one that was deleted or has expired."""
-        self._expire()
-        session = self._store.get(tenant.id, session_id, time.time())
-        session.touch(time.time())
-        return self._runners[session.id]
+        return self._runners[self._store.get(tenant.id, session_id, time.time()).id]
+
+    def _expire_at(self, when: float) -> None:
+        """One timer, for the earliest; `when` is wall time. A session that is used meanwhile is found alive."""
+        loop = asyncio.get_running_loop()
+        at = loop.time() + max(0.0, when - time.time())
+        if self._expiry is not None:
+            if self._expiry.when() <= at:
+                return
+            self._expiry.cancel()
+        self._expiry = loop.call_at(at, self._expire)
 
     def _expire(self) -> None:
+        self._expiry = None
         for session in self._store.expired(time.time()):
             self._end(session.id)
+        if (when := self._store.next_expiry(time.time())) is not None:
+            self._expire_at(when)
 
     def _end(self, session_id: str) -> None:
         """The session is out of the store: cancel all that runs and tell everybody who waits."""
         runner = self._runners.pop(session_id)
+        self._programs.session_ended(session_id)
+        self._leftovers[runner.tenant.id].pop(session_id, None)
         runner.apply(SessionClosed())
         runner.subscriptions.ring_all()
 

@@ -41,6 +41,10 @@ class Subscriptions:
     def __init__(self) -> None:
         self._by_id: dict[str, set[Subscription]] = {}
 
+    @property
+    def in_use(self) -> bool:
+        return bool(self._by_id)
+
     @contextmanager
     def watch(self, ids: Iterable[str]) -> Iterator[Subscription]:
         subscription, watched = Subscription(), set(ids)

@@ -64,7 +64,7 @@ async def create_program(request: web.Request) -> web.StreamResponse:
     program = sessions.start_program(request[TENANT], body, key)
     left = nullcontext() if key else _cancelled_with_its_client(sessions, program)
     if body.stream:
-        return await _stream(request, sessions.program_events(program), left)
+        return await _stream(request, sessions.program_events(program, wait), left)
     with left:
         return _values(await sessions.program_answer(program, wait))
 
@@ -72,7 +72,7 @@ async def create_program(request: web.Request) -> web.StreamResponse:
 async def look_at_program(request: web.Request) -> web.StreamResponse:
     sessions, program = _program(request)
     if _flag(request, "stream"):
-        return await _stream(request, sessions.program_events(program))
+        return await _stream(request, sessions.program_events(program, _wait_if_given(request)))
     return _values(await sessions.program_answer(program, _wait(request, 0.0)))
 
 
@@ -146,7 +146,9 @@ async def get_variable(request: web.Request) -> web.StreamResponse:
     sessions = _sessions(request)
     session, ref = request.match_info["session"], request.match_info["ref"]
     if _flag(request, "stream"):
-        return await _stream(request, sessions.stream_variable(request[TENANT], session, ref, wanted))
+        return await _stream(
+            request, sessions.stream_variable(request[TENANT], session, ref, wanted, _wait_if_given(request))
+        )
     wait = _wait(request, DEFAULT_WAIT_S)
     return _variable(await sessions.get_variable(request[TENANT], session, ref, wanted, wait))
 
@@ -249,6 +251,10 @@ def _wait(request: web.Request, default: float) -> float:
         return _seconds(float(text))
     except ValueError:
         raise BadRequest(f"{text[:50]!r} is not a number of seconds.", param="wait") from None
+
+
+def _wait_if_given(request: web.Request) -> float | None:
+    return _wait(request, 0.0) if request.query.get("wait") else None
 
 
 def _seconds(wait: float) -> float:

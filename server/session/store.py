@@ -29,9 +29,12 @@ class SessionStore:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def has_room(self, tenant: str) -> bool:
+        return self._counts[tenant] < self.limits.sessions
+
     def check_room(self, tenant: str) -> None:
         """Raises TooManyRequests when the tenant may not have another session."""
-        if self._counts[tenant] >= self.limits.sessions:
+        if not self.has_room(tenant):
             raise TooManyRequests(
                 f"There may be at most {self.limits.sessions} sessions at a time; delete one.",
                 param="session_id",
@@ -70,6 +73,11 @@ class SessionStore:
         for session in found:
             self._forget(session)
         return found
+
+    def next_expiry(self, now: float) -> float | None:
+        """When `expired` is worth asking again; one that is late because it runs is looked at after its ttl."""
+        times = [s.expires_at if s.expires_at > now else now + s.ttl for s in self._sessions.values()]
+        return min(times, default=None)
 
     def all(self) -> list[Session]:
         return [*self._sessions.values()]

@@ -140,7 +140,9 @@ def test_a_program_that_waits_for_a_client_answers_with_what_there_is(api: Api) 
     """Nothing that runs can bring `never`: the answer says so at once, and names the session to set it in."""
     program = {"calls": [{"prompt": "{{input:never}}{{output:a}}"}, {"prompt": "Once{{output:b}}"}]}
     answer = api("POST", "/v1/programs", program)
-    assert (answer.status, answer.body["status"], answer.body["pending"]) == (202, "running", ["a"])
+    assert (answer.status, answer.body["status"]) == (202, "running")
+    assert answer.body["pending"]["a"]["state"] == "pending"
+    assert "never" in answer.body["pending"]["a"]["reason"]
     assert "b" in answer.body["values"]
     session, name = answer.body["session_id"], answer.body["id"]
     assert api("PUT", f"/v1/sessions/{session}/variables/never", {"value": "Once upon a time"}).status in (
@@ -148,6 +150,43 @@ def test_a_program_that_waits_for_a_client_answers_with_what_there_is(api: Api) 
         201,
     )
     assert api("GET", f"/v1/programs/{name}?wait=30").status == 200
+
+
+def test_a_stream_of_what_nobody_will_set_ends_and_says_why(api: Api) -> None:
+    events = api.events(
+        "POST", "/v1/programs", {"calls": [{"prompt": "{{input:never}}{{output:a}}"}], "stream": True}
+    )
+    assert [event.kind for event in events] == ["program.created", "variable.pending", "program.done", ""]
+    assert "never" in events[1].data["pending"]["reason"]
+    session = events[0].data["session_id"]
+    events = api.events("GET", f"/v1/sessions/{session}/variables/never?stream=true&wait=0.2")
+    assert [event.kind for event in events] == ["variable.pending", ""]
+
+
+def test_a_call_starts_after_what_it_waits_for_is_told(api: Api) -> None:
+    new = {**CHAIN[0], "prompt": "Once, in the order of things, {{output:a}}"}
+    program = {"calls": [new, CHAIN[1]], "get": ["a", "b"], "stream": True}
+    for events in (api.events("POST", "/v1/programs", program), api.events("POST", "/v1/programs", program)):
+        told = [(e.kind, e.data.get("name")) for e in events[:-1] if e.kind != "variable.delta"]
+        assert told == [
+            ("program.created", None),
+            ("call.started", None),
+            ("variable.ready", "a"),
+            ("call.finished", None),
+            ("call.started", None),
+            ("variable.ready", "b"),
+            ("call.finished", None),
+            ("program.done", None),
+        ]
+
+
+def test_a_prompt_that_cannot_fit_is_refused_unread(api: Api) -> None:
+    program = {
+        "variables": {"j": "0," * 900_000},
+        "calls": [{"prompt": "{{input:j}}{{input:j}}{{output:a}}"}],
+    }
+    answer = api("POST", "/v1/programs", program)
+    assert (answer.status, answer.body["errors"]["a"]["code"]) == (424, "context_length_exceeded")
 
 
 def test_a_name_that_nothing_mentions_is_not_found(api: Api) -> None:
@@ -252,7 +291,7 @@ def test_a_program_with_an_idempotency_key_runs_on_and_a_retry_joins_it(sim: Api
     call = {"prompt": "x{{output:a}}", "placeholders": [{"name": "a", "sampling": sampling}]}
     key = {"Idempotency-Key": "test-1"}
     first = sim("POST", "/v1/programs", {"calls": [call], "wait": 0}, key)
-    assert (first.status, first.body["pending"]) == (202, ["a"])
+    assert (first.status, list(first.body["pending"])) == (202, ["a"])
     again = sim("POST", "/v1/programs", {"calls": [call], "wait": 0}, key)
     assert again.body["id"] == first.body["id"]
     assert sim("POST", "/v1/programs", {"calls": CHAIN, "wait": 0}, key).status == 422
@@ -299,7 +338,7 @@ def test_many_values_come_in_one_exchange(api: Api) -> None:
     answer = api("POST", f"{session}/get", {"variables": {"a": "latency", "b": {"deadline_ms": 5000}}})
     assert (answer.status, answer.body["values"].keys()) == (200, {"a", "b"})
     answer = api("POST", f"{session}/get", {"variables": ["a", "c"], "wait": 0.1})
-    assert (answer.status, answer.body["values"].keys(), answer.body["pending"]) == (202, {"a"}, ["c"])
+    assert (answer.status, answer.body["values"].keys(), list(answer.body["pending"])) == (202, {"a"}, ["c"])
 
 
 def test_the_papers_two_operations_work_to_the_letter(api: Api) -> None:
