@@ -1,13 +1,8 @@
 """Paged attention on a GPU: an AttentionPlan's tiles become launches, their partial results one result.
 
-Responsible for: cutting tiles to what a kernel's M tile holds, sorting them by M tile, checks, grids. A step's
-tiles are arranged once (`arrange_tiles`, numpy, on the host) and run by every layer. Left to others: making the
-plan, owning the buffers (they may be larger than a step needs, so that CUDA graphs can replay over them: the
-numbers of tiles are read on the device).
-
-    plan tile            M tiles of 16, 32, 64 and 128 with 4 query heads per KV head
-    rows 0 .. 300   ->   9 x 32 rows (M 128), 12 rows (M 64)
-    row  300        ->   1 row (M 16)
+Responsible for: checks, grids, the tensors of a step. Tiles are arranged once a step (`arrange_plan`, on the
+host; `ops.cuda_tiles`) and run by every layer. Left to others: making the plan, owning the buffers (they may be
+larger than a step needs, so that CUDA graphs can replay over them: the numbers of tiles are read on the device).
 
 Shapes: R rows, H heads, D head_dim, T tiles, N blocks, K kv_heads, S slots of a block, Q parts.
 """
@@ -20,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ops.cuda_tiles import ArrangedPlan, arrange
 from ops.kernels import attention
 from ops.kernels.configs import AttentionConfig, attention_configs
 from ops.kernels.shapes import power_of_two
@@ -27,6 +23,7 @@ from ops.kernels.shapes import power_of_two
 Int32Array = npt.NDArray[np.int32]
 _MERGE_HEADS = 8
 _INTERPRETER_PROGRAMS = 2
+_WAVES = 4  # of tiles, below which keys are not joined: SMs would idle at the end of a launch
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,38 +55,20 @@ class AttentionShape:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ArrangedTiles:
-    """A plan's tiles, cut and sorted by configuration. ranges: [begin, end) in `tiles` of each configuration."""
+def arrange_plan(
+    tiles_T6: Int32Array, rows: int, shape: AttentionShape, device: torch.device
+) -> ArrangedPlan:
+    """A plan's tiles as this device's launches want them, once a step. tiles: engine.batch.TILE_FIELDS.
 
-    tiles_T6: Int32Array
-    ranges_C2: Int32Array
-
-
-def arrange_tiles(tiles_T6: Int32Array, shape: AttentionShape) -> ArrangedTiles:
-    """Cut the row ranges to what the widest M tile holds; the rest goes to the narrowest that holds it.
-
-    tiles: the columns of engine.batch.TILE_FIELDS. Within a configuration the order stays (ascending in keys).
+    Deterministic: chunks stay what they are, so that a row's sums do not depend on how many tiles there are.
     """
     configs = shape.configs()
-    pieces = _cut_rows(tiles_T6.astype(np.int64), configs[-1].block_m // shape.group)
-    needed = (pieces[:, 1] - pieces[:, 0]) * shape.group
-    which = np.searchsorted(np.array([config.block_m for config in configs]), needed)
-    order = np.argsort(which, kind="stable")
-    ends = np.cumsum(np.bincount(which, minlength=len(configs)))
-    ranges = np.stack((np.concatenate(([0], ends[:-1])), ends), 1)
-    return ArrangedTiles(pieces[order].astype(np.int32), ranges.astype(np.int32))
-
-
-def _cut_rows(tiles: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
-    """Tiles of at most `most` rows: the same pages again, with the rows' own parts."""
-    counts = -(-(tiles[:, 1] - tiles[:, 0]) // most)
-    pieces = np.repeat(tiles, counts, 0)
-    nth = np.arange(len(pieces)) - np.repeat(np.cumsum(counts) - counts, counts)
-    pieces[:, 0] += nth * most
-    pieces[:, 1] = np.minimum(pieces[:, 0] + most, pieces[:, 1])
-    pieces[:, 5] += nth * most
-    return pieces
+    wanted = 0
+    if not shape.deterministic:
+        programs = _multiprocessors(device) * min(config.programs for config in configs)
+        wanted = -(-_WAVES * programs // shape.kv_heads)
+    m_rows = tuple(config.block_m // shape.group for config in configs)
+    return arrange(tiles_T6, rows, m_rows, shape.block_size, wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,25 +105,32 @@ def new_workspace(parts: int, shape: AttentionShape, device: torch.device) -> Wo
 
 
 def upload_plan(
-    arranged: ArrangedTiles,
-    pages: Int32Array,
-    positions_R: npt.NDArray[np.integer],
-    merge_offsets: Int32Array,
-    merge_parts: Int32Array,
-    device: torch.device,
+    arranged: ArrangedPlan, pages: Int32Array, positions_R: npt.NDArray[np.integer], device: torch.device
 ) -> DevicePlan:
     """A plan in fresh tensors, in one copy."""
     ranges = arranged.ranges_C2
-    arrays = (arranged.tiles_T6, ranges, pages, positions_R, merge_offsets, merge_parts)
+    arrays = (
+        arranged.tiles_T6,
+        ranges,
+        pages,
+        positions_R,
+        arranged.merge_offsets,
+        arranged.merge_parts,
+    )
     flat = [np.ascontiguousarray(array, np.int32).ravel() for array in arrays]
     padded = [np.pad(array, (0, -len(array) % 4)) for array in flat]  # each starts at 16 bytes
     buffer = torch.from_numpy(np.concatenate(padded)).to(device)
-    views = [
-        view[: len(array)]
-        for view, array in zip(buffer.split([len(array) for array in padded]), flat, strict=True)
-    ]
-    launched = tuple((ranges[:, 1] - ranges[:, 0]).tolist())
-    return DevicePlan(views[0].view(-1, 6), views[1].view(-1, 2), *views[2:], launched=launched)
+    begins = np.cumsum([0, *map(len, padded)]).tolist()
+    views = [buffer[begin : begin + len(array)] for begin, array in zip(begins[:-1], flat, strict=True)]
+    return DevicePlan(
+        tiles_T6=views[0].view(-1, 6),
+        ranges_C2=views[1].view(-1, 2),
+        pages=views[2],
+        positions_R=views[3],
+        merge_offsets=views[4],
+        merge_parts=views[5],
+        launched=tuple((ranges[:, 1] - ranges[:, 0]).tolist()),
+    )
 
 
 def paged_attention(
@@ -177,7 +163,7 @@ def attend_tiles(
 ) -> None:
     """The partial result of every row of every tile, into `workspace`. One launch per M tile in use."""
     _check(q_RHD, kv_N2KSD, workspace, shape)
-    if soft_cap is not None and soft_cap <= 0 or window is not None and window <= 0:
+    if (soft_cap is not None and soft_cap <= 0) or (window is not None and window <= 0):
         raise ValueError("soft_cap, window: need a positive number or None")
     sms = _multiprocessors(q_RHD.device)
     for index, config in enumerate(shape.configs()):
@@ -242,9 +228,7 @@ def merge_parts(plan: DevicePlan, workspace: Workspace, out_RHD: torch.Tensor) -
     )
 
 
-def _check(
-    q_RHD: torch.Tensor, kv_N2KSD: torch.Tensor, workspace: Workspace, shape: AttentionShape
-) -> None:
+def _check(q_RHD: torch.Tensor, kv_N2KSD: torch.Tensor, workspace: Workspace, shape: AttentionShape) -> None:
     if q_RHD.dim() != 3 or q_RHD.shape[1:] != (shape.heads, shape.head_dim) or q_RHD.stride(2) != 1:
         raise ValueError(f"q: need [rows, {shape.heads}, {shape.head_dim}], dim contiguous")
     wanted = (2, shape.kv_heads, shape.block_size, shape.head_dim)

@@ -92,8 +92,12 @@ def attend_tiles(
         for start in range(keys_begin, keys_end, BLOCK_N):
             key = start + n
             present = key < keys_end
-            page = tl.load(pages + page_begin + key // PAGE, mask=present, other=0).to(tl.int64)
-            place = page * kv_block + (key % PAGE).to(tl.int64) * kv_slot
+            if PAGE % BLOCK_N == 0:  # a block of keys lies in one page
+                page = tl.load(pages + page_begin + start // PAGE).to(tl.int64)
+                place = page * kv_block + (start % PAGE + n).to(tl.int64) * kv_slot
+            else:
+                page = tl.load(pages + page_begin + key // PAGE, mask=present, other=0).to(tl.int64)
+                place = page * kv_block + (key % PAGE).to(tl.int64) * kv_slot
             keys = tl.load(
                 head_base + place[None, :] + d[:, None], mask=present[None, :] & in_dim[:, None], other=0.0
             )

@@ -9,6 +9,7 @@ pipeline, the block size the width of a key block. Under 64 rows an M tile runs 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from ops.kernels.shapes import power_of_two
 
@@ -39,28 +40,31 @@ class MatmulConfig:
     num_stages: int
 
 
+# Pages are read before keys, so the loop has two levels of loads: 5 stages keep two key blocks in flight, 3 one
+# (and a second one where wgmma still reads it).
 _HALF = {  # (BLOCK_D, M tile) for 2-byte elements: block_n, warps, stages, programs
-    (32, 16): (64, 4, 4, 6),
-    (32, 32): (64, 4, 4, 6),
-    (32, 64): (64, 4, 3, 4),
-    (32, 128): (64, 8, 3, 2),
-    (64, 16): (64, 4, 4, 5),
-    (64, 32): (64, 4, 3, 4),
-    (64, 64): (64, 4, 3, 3),
-    (64, 128): (64, 8, 3, 2),
-    (128, 16): (64, 4, 3, 3),
-    (128, 32): (64, 4, 3, 3),
+    (32, 16): (64, 4, 5, 4),
+    (32, 32): (64, 4, 5, 4),
+    (32, 64): (64, 4, 3, 3),
+    (32, 128): (64, 8, 3, 1),
+    (64, 16): (64, 4, 5, 4),
+    (64, 32): (64, 4, 5, 3),
+    (64, 64): (64, 4, 3, 2),
+    (64, 128): (64, 8, 3, 1),
+    (128, 16): (32, 4, 5, 3),
+    (128, 32): (32, 4, 5, 3),
     (128, 64): (64, 4, 3, 2),
     (128, 128): (64, 8, 3, 1),
-    (256, 16): (32, 4, 3, 3),
-    (256, 32): (32, 8, 3, 2),
+    (256, 16): (32, 4, 3, 2),
+    (256, 32): (32, 8, 3, 1),
     (256, 64): (32, 8, 3, 1),
-    (256, 128): (32, 8, 2, 1),
+    (256, 128): (32, 8, 3, 1),
 }
 _MATMUL_HALF = MatmulConfig(64, 128, 64, 4, 4)
 _MATMUL_FLOAT = MatmulConfig(32, 64, 32, 4, 3)
 
 
+@cache  # asked for by every layer
 def attention_configs(
     head_dim: int, group: int, block_size: int, element_size: int, deterministic: bool
 ) -> tuple[AttentionConfig, ...]:

@@ -71,7 +71,9 @@ def rope_and_write_kv(
     slot = tl.load(slots + row).to(tl.int64)
     which = head - HEADS  # keys, then values
     is_value = which >= KV_HEADS
-    lane = tl.where(is_value, which - KV_HEADS, which).to(tl.int64) * kv_head + tl.where(is_value, kv_value, 0)
+    lane = tl.where(is_value, which - KV_HEADS, which).to(tl.int64) * kv_head + tl.where(
+        is_value, kv_value, 0
+    )
     place = kv + (slot // PAGE) * kv_block + (slot % PAGE) * kv_slot + lane[:, None] + pair[None, :]
     tl.store(place, first.to(kv.dtype.element_ty), mask=stored)
     tl.store(place + HALF, second.to(kv.dtype.element_ty), mask=stored)

@@ -22,5 +22,6 @@ def test_every_kernel_does_what_the_reference_says_under_the_interpreter() -> No
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
+        check=False,
     )
     assert answer.returncode == 0, answer.stdout[-8000:] + answer.stderr[-2000:]
