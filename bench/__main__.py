@@ -14,6 +14,8 @@ WORKLOADS = {
     "b4": "many chains at once on few slots: application order against request order",
     "b5": "map-reduce against request-level serving capped for latency, and its curve over caps",
     "b13": "duplicate calls: with dedup against without",
+    "soak": "mixed requests, disconnects, cancels and engine faults: all ends right, blocks and memory come back",
+    "scheduler_cpu": "CPU of AppScheduler.handle with 10,000 tasks",
     "startup": "time from process start to the first token, and resident memory",
 }
 

@@ -333,6 +333,7 @@ def _merged(deltas: list[TokenDelta]) -> TokenDelta:
         finish_reason=last.finish_reason,
         stop_token_id=last.stop_token_id,
         cached_tokens=last.cached_tokens,
+        queue_ms=deltas[0].queue_ms,
         logprobs=tuple(itertools.chain.from_iterable(delta.logprobs for delta in deltas)),
         error=last.error,
     )

@@ -71,6 +71,7 @@ class EngineCore:
             deltas = self.scheduler.fail(batch.step_id, f"the model failed: {type(error).__name__}: {error}")
         else:
             deltas = self.scheduler.commit(results)
+            self.scheduler.observe((time.perf_counter() - begun) * 1e3)
         return self._report(begun, deltas)
 
     def _report(self, begun: float, deltas: list[TokenDelta]) -> StepReport:

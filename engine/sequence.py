@@ -44,9 +44,12 @@ class Sequence:
     order: Order  # its own, or stricter while others wait for it
     own_order: Order
     max_tokens_total: int
+    step_limit_ms: float | None = None
     sampling: SamplingParams | None = None  # None: Warm, prefill only
     stop_ids: frozenset[int] = frozenset()
     expires_at: float | None = None
+    arrived_at: float = 0.0
+    queue_ms: float | None = None  # until its first step
 
     status: Status = Status.WAITING
     ticket: int = 0  # of its entry in the waiting queue
@@ -128,6 +131,7 @@ def from_generate(request: Generate, arrival: int, max_model_len: int) -> Sequen
         order=order,
         own_order=order,
         max_tokens_total=min(num_prompt + sampling.max_tokens, max_model_len),
+        step_limit_ms=request.objective.step_limit_ms,
         sampling=sampling,
         stop_ids=frozenset((*sampling.stop_token_ids, *eos)),
     )

@@ -26,10 +26,14 @@ class Urgency(IntEnum):
 
 
 class Objective(msgspec.Struct, frozen=True, array_like=True):
-    """Why a request matters. `step_limit_ms` (a time per token) caps the batch it runs in; None: no cap."""
+    """Why a request matters. `step_limit_ms` (a time per token) caps the batch it runs in; None: no cap.
+
+    `within_ms`: how soon something of it is wanted, an earlier place among the equally urgent; None: no matter.
+    """
 
     urgency: Urgency = Urgency.LATENCY
     step_limit_ms: float | None = None
+    within_ms: float | None = None
 
 
 Key = tuple[int, ...]
@@ -58,6 +62,11 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     stop_token_ids: tuple[int, ...] = ()  # ends with finish_reason "stop"; the model's EOS ids are added here
     ignore_eos: bool = False  # the engine then ignores `eos_token_ids`, not `stop_token_ids`
     eos_token_ids: tuple[int, ...] = ()
+    grammar: str | None = (
+        None  # what the output must match, in llguidance's form; it ends with one of the EOS ids
+    )
+    allowed_token_ids: tuple[int, ...] | None = None  # only these may be chosen
+    bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of ids that an output never has
 
 
 class Salt(msgspec.Struct, frozen=True, array_like=True):
@@ -173,7 +182,8 @@ class TokenDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
 
     `finish_reason` set: this is the request's last delta. A token that ended it (EOS, stop id) is in
     `stop_token_id` and not in `token_ids`. `cached_tokens` is how many prompt tokens were not computed,
-    and is right from the first delta on. `error` is set with finish_reason "error".
+    and is right from the first delta on. `error` is set with finish_reason "error". `queue_ms` comes with the first
+    token: how long the request waited in this engine until its first step.
     """
 
     id: int
@@ -183,6 +193,7 @@ class TokenDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
     cached_tokens: int = 0
     logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
+    queue_ms: float | None = None
 
 
 class StepReport(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

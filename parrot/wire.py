@@ -15,6 +15,10 @@ class Struct(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Every message: immutable, keyword-only, defaults left out on the wire."""
 
 
+class Complete(Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """A part of an answer that always says all of its members, also what is 0, empty or null."""
+
+
 class Limits(Struct, frozen=True, kw_only=True):
     """A criterion as numbers, in milliseconds: time to first token, time per token, completion from now."""
 
@@ -135,8 +139,8 @@ class PaperGet(Struct, frozen=True, kw_only=True):
     wait: float | None = None
 
 
-class ErrorInfo(Struct, frozen=True, kw_only=True):
-    """OpenAI's error object. `param` names the field."""
+class ErrorInfo(Complete, frozen=True, kw_only=True):
+    """OpenAI's error object, whose clients index all four members. `param` names the field."""
 
     message: str
     type: str = "invalid_request_error"
@@ -156,8 +160,11 @@ class Cause(Struct, frozen=True, kw_only=True):
     call: str | None = None
 
 
-class VariableError(Struct, frozen=True, kw_only=True):
+class VariableError(Complete, frozen=True, kw_only=True):
+    """`type` says what failed first: the server (`server_error`), or what the client asked for."""
+
     message: str
+    type: str = "invalid_request_error"
     code: str
     cause: list[Cause] = []
 
@@ -175,10 +182,10 @@ class VariableInfo(Struct, frozen=True, kw_only=True):
     error: VariableError | None = None
     reason: str | None = None
     producer: str | None = None
-    consumers: list[str] = []
+    consumers: list[str]
 
 
-class Usage(Struct, frozen=True, kw_only=True):
+class Usage(Complete, frozen=True, kw_only=True):
     """`cached_tokens`: prompt tokens that were not computed. Sums over the calls."""
 
     prompt_tokens: int = 0
@@ -197,7 +204,7 @@ class Timing(Struct, frozen=True, kw_only=True):
     run_ms: float | None = None
 
 
-class CallHandle(Struct, frozen=True, kw_only=True):
+class CallHandle(Complete, frozen=True, kw_only=True):
     id: str
     inputs: dict[str, str]
     outputs: dict[str, str]
@@ -237,7 +244,7 @@ class CallInfo(Struct, frozen=True, kw_only=True):
     error: VariableError | None = None
 
 
-class SessionInfo(Struct, frozen=True, kw_only=True):
+class SessionInfo(Complete, frozen=True, kw_only=True):
     id: str
     created_at: float
     expires_at: float
@@ -252,7 +259,7 @@ class Deleted(Struct, frozen=True, kw_only=True):
     deleted: bool
 
 
-class ListAnswer(Struct, frozen=True, kw_only=True):
+class ListAnswer(Complete, frozen=True, kw_only=True):
     """`data` holds SessionInfo or VariableInfo."""
 
     data: list[SessionInfo] | list[VariableInfo]
@@ -325,7 +332,7 @@ class VariablePending(Event, frozen=True, kw_only=True, tag="variable.pending"):
     pending: Pending
 
 
-class ProgramDone(Event, frozen=True, kw_only=True, tag="program.done"):
+class ProgramDone(Event, frozen=True, kw_only=True, omit_defaults=False, tag="program.done"):
     values: dict[str, str]
     errors: dict[str, VariableError] = {}
     pending: dict[str, Pending] = {}

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 from collections.abc import AsyncIterator
 
 import uvloop
 from aiohttp import web
 
+from server import logs
 from server.config import ServerConfig
 from server.http import admin, openai, semantic
 from server.http.keys import CLIENT_TIMEOUT, SERVICE
@@ -24,6 +24,7 @@ from server.service import Service
 from server.tenant import KeyRing
 
 log = logging.getLogger(__name__)
+access = logging.getLogger("server.access")
 
 MAX_HEADER = 32 * 2**10
 
@@ -31,8 +32,15 @@ MAX_HEADER = 32 * 2**10
 def create_app(config: ServerConfig) -> web.Application:
     """Everything behind the port. The engines load in the background of a running application."""
     app = web.Application(client_max_size=config.max_body_size)
-    install(app, KeyRing(config.api_key), open_metrics=config.open_metrics)
     service = Service(config)
+
+    def observe(method: str, route: str, status: int, seconds: float) -> None:
+        service.metrics.answered(method, route, status)
+        if config.access_log:
+            access.info("%s %s %d %.1f ms", method, route, status, seconds * 1e3)
+
+    keys = KeyRing(config.api_key, config.keys)
+    install(app, keys, open_metrics=config.open_metrics, observer=observe)
     app[SERVICE] = service
     app[CLIENT_TIMEOUT] = config.client_timeout
     app.add_routes([*admin.routes(), *openai.routes(), *semantic.routes()])
@@ -48,11 +56,7 @@ def create_app(config: ServerConfig) -> web.Application:
 
 def run(config: ServerConfig) -> int:
     """Serve until a signal; returns the process's exit code."""
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    logs.configure(config.log_level, config.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config))
 
@@ -86,7 +90,7 @@ async def _serve(config: ServerConfig) -> int:
 def _announce(runner: web.AppRunner, config: ServerConfig) -> None:
     port = runner.addresses[0][1]
     log.info("listening on http://%s:%d (engines are loading)", config.host, port)
-    if config.host not in ("127.0.0.1", "::1", "localhost") and not config.api_key:
+    if config.host not in ("127.0.0.1", "::1", "localhost") and not config.api_key and not config.keys:
         log.warning("anybody who can reach %s may use this server: set --api-key", config.host)
 
 

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -31,10 +31,18 @@ class ChatMessage:
     role: str
     content: str
     name: str | None = None
+    tool_calls: tuple[Mapping[str, object], ...] = ()  # as templates want them: arguments are objects
+    tool_call_id: str | None = None
 
-    def as_template_value(self) -> dict[str, str]:
-        named = {} if self.name is None else {"name": self.name}
-        return {"role": self.role, "content": self.content} | named
+    def as_template_value(self) -> dict[str, Any]:
+        value: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.name is not None:
+            value["name"] = self.name
+        if self.tool_calls:
+            value["tool_calls"] = list(self.tool_calls)
+        if self.tool_call_id is not None:
+            value["tool_call_id"] = self.tool_call_id
+        return value
 
 
 class ChatTemplate:
@@ -44,7 +52,9 @@ class ChatTemplate:
         """Raises jinja2.TemplateSyntaxError."""
         self._template = _environment().from_string(source)
         self._special_tokens = dict(special_tokens)
+        self.source = source
         self._knows_developer = "developer" in source
+        self._knows_calls = "tool_calls" in source
 
     def render(
         self,
@@ -53,6 +63,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         arguments: Mapping[str, bool] | None = None,
+        tools: Sequence[Mapping[str, object]] | None = None,
     ) -> str:
         """The prompt's text. Raises BadRequest with param `messages` when the template refuses them."""
         _check_size(messages)
@@ -64,12 +75,16 @@ class ChatTemplate:
                     param="continue_final_message",
                 )
             marker = f"<{secrets.token_hex(8)}>"
-        text = self._render(self._values(messages, marker), add_generation_prompt, arguments or {})
+        text = self._render(self._values(messages, marker), add_generation_prompt, arguments or {}, tools)
         return _cut(text, marker) if marker else text
 
-    def _values(self, messages: Sequence[ChatMessage], marker: str) -> list[dict[str, str]]:
+    def _values(self, messages: Sequence[ChatMessage], marker: str) -> list[dict[str, Any]]:
         values = [message.as_template_value() for message in messages]
         values[-1]["content"] += marker
+        if not self._knows_calls:  # then a call is what it was: a text that the model wrote
+            for value in values:
+                if calls := value.pop("tool_calls", None):
+                    value["content"] += _to_json([call["function"] for call in calls])
         if not self._knows_developer:  # OpenAI's newer name of the same thing
             for value in values:
                 if value["role"] == "developer":
@@ -77,7 +92,11 @@ class ChatTemplate:
         return values
 
     def _render(
-        self, messages: list[dict[str, str]], add_generation_prompt: bool, arguments: Mapping[str, bool]
+        self,
+        messages: list[dict[str, Any]],
+        add_generation_prompt: bool,
+        arguments: Mapping[str, bool],
+        tools: Sequence[Mapping[str, object]] | None,
     ) -> str:
         parts: list[str] = []
         size = 0
@@ -85,7 +104,7 @@ class ChatTemplate:
             for part in self._template.generate(
                 self._special_tokens,
                 messages=messages,
-                tools=None,
+                tools=tools,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **arguments,

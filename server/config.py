@@ -16,6 +16,8 @@ from typing import Any, Literal
 import msgspec
 
 from engine.config import EngineKind, LoadFormat
+from server.logs import LogFormat
+from server.tenant import ApiKey
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "models" / "parrot-tales"
 
@@ -26,6 +28,14 @@ FEATURES = (
     "chunked-prefill",
     "pausing",
     "call-dedup",
+    "objective-batching",
+    "next-use-eviction",
+    "affinity",
+    "task-groups",
+    "app-fifo",
+    "step-limits",
+    "ageing",
+    "hold-back",
 )
 """What `--disable` knows: every optimisation is a toggle."""
 
@@ -36,6 +46,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: tuple[str, ...] = ()
+    api_key_file: str | None = None
+    keys: tuple[ApiKey, ...] = ()  # of api_key_file
     open_metrics: bool = False
     model: str = str(BUNDLED_MODEL)
     served_model_name: tuple[str, ...] = ()
@@ -61,6 +73,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_queued_tokens: int = 4 * 2**20
     max_concurrency_per_key: int | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: LogFormat = "text"
+    access_log: bool = False
     sim_step_ms: float = 1.0
     sim_crash_token: int | None = None
 
@@ -78,6 +92,8 @@ def parse_config(argv: Sequence[str]) -> ServerConfig:
     if path := flags.pop("config", None):
         values.update(_read_toml(Path(path)))
     values.update(flags)
+    if isinstance(path := values.get("api_key_file"), str):
+        values["keys"] = _read_keys(Path(path))
     try:
         config = msgspec.convert(values, ServerConfig, strict=False)
     except msgspec.ValidationError as error:
@@ -85,13 +101,35 @@ def parse_config(argv: Sequence[str]) -> ServerConfig:
     return _checked(config)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_keys(path: Path) -> tuple[ApiKey, ...]:
+    """A table `[[keys]]` for each: `key`, and perhaps `salt` and `max_concurrency`."""
+    values = _load_toml("--api-key-file", path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        keys = msgspec.convert(values, _KeyFile).keys
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"--api-key-file {path}: {error}") from None
+    if len({entry.key for entry in keys}) != len(keys) or not keys:
+        raise ConfigError(f"--api-key-file {path}: there must be keys, and each only once")
+    return keys
+
+
+class _KeyFile(msgspec.Struct, forbid_unknown_fields=True):
+    keys: tuple[ApiKey, ...]
+
+
+def _load_toml(flag: str, path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from None
+        raise ConfigError(f"{flag} {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: {error}") from None
+        raise ConfigError(f"{flag} {path}: {error}") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    values = _load_toml("--config", path)
+    if "keys" in values:
+        raise ConfigError(f"--config {path}: keys have a file of their own (--api-key-file)")
     for name in ("api_key", "served_model_name", "disable"):
         if isinstance(values.get(name), str):
             values[name] = [values[name]]
@@ -175,6 +213,11 @@ def _add_server_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--api-key", nargs="+", metavar="KEY", help="keys that clients must send; also PARROT_API_KEY"
     )
+    group.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help="TOML, a [[keys]] for each: key, salt (the same: a shared cache), max_concurrency",
+    )
     group.add_argument("--open-metrics", action="store_true", help="serve /metrics without a key")
     group.add_argument(
         "--allow-public-prefixes", action="store_true", help='honour "share": "public" across tenants'
@@ -187,6 +230,10 @@ def _add_server_flags(group: argparse._ArgumentGroup) -> None:
         help="seconds that running work may take after SIGTERM (10)",
     )
     group.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(info)")
+    group.add_argument(
+        "--log-format", choices=("text", "json"), help="json: an object a line, with ids (text)"
+    )
+    group.add_argument("--access-log", action="store_true", help="a line for every answer")
 
 
 def _add_limit_flags(group: argparse._ArgumentGroup) -> None:
@@ -218,7 +265,7 @@ def _add_limit_flags(group: argparse._ArgumentGroup) -> None:
         "--client-timeout",
         type=float,
         metavar="S",
-        help="a client that does not read its stream for so long is disconnected (60)",
+        help="a client that does not read its stream, or send its body, for so long is disconnected (60)",
     )
     group.add_argument(
         "--step-timeout",

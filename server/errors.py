@@ -4,6 +4,7 @@ ApiError
 ├── BadRequest 400          (param names the field)
 ├── Unauthorized 401
 ├── NotFound 404 ─ ModelNotFound 404
+├── TooSlow 408
 ├── Conflict 409
 ├── Gone 410
 ├── TooLarge 413
@@ -62,6 +63,12 @@ class NotFound(ApiError):
 
 class ModelNotFound(NotFound):
     code = "model_not_found"
+
+
+class TooSlow(ApiError):
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
 
 
 class Conflict(ApiError):

@@ -90,8 +90,10 @@ class TextAssembler:
 
 
 def engine_error(message: str | None) -> ApiError:
-    """A request the engine refuses for its size is the client's error; anything else is ours."""
+    """What the engine refuses for its size, or for a grammar that is too much, is the client's error; else ours."""
     text = message or "the engine failed this request"
     if text.startswith("too long: "):
         return BadRequest(text.removeprefix("too long: "), code="context_length_exceeded")
+    if text.startswith("the grammar ") or text.endswith("every one is forbidden"):
+        return BadRequest(text[0].upper() + text[1:], code="invalid_constraint")
     return EngineFailed(text)

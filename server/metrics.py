@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -67,6 +68,7 @@ class EngineLoad:
     prefix_queries: int = 0
     prefix_hits: int = 0
     shared_kv_bytes: int = 0
+    deaths: int = 0
 
     def start(self, ready: Ready) -> None:
         """A process has come up; the sums go on where the one before it left them."""
@@ -78,6 +80,7 @@ class EngineLoad:
         self.num_running = self.num_waiting = 0
 
     def stop(self) -> None:
+        self.deaths += 1
         self.num_running = self.num_waiting = 0
         self.free_blocks = self.num_blocks
 
@@ -105,12 +108,17 @@ class Metrics(Collector):
     prompt_tokens: int = 0
     generation_tokens: int = 0
     finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0, "error": 0})
+    answers: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     time_to_first_token: Histogram = field(default_factory=lambda: Histogram(_SHORT))
     inter_token: Histogram = field(default_factory=lambda: Histogram(_SHORT))
     e2e: Histogram = field(default_factory=lambda: Histogram(_LONG))
     queue_time: Histogram = field(default_factory=lambda: Histogram(_LONG))
     prefill_time: Histogram = field(default_factory=lambda: Histogram(_LONG))
     decode_time: Histogram = field(default_factory=lambda: Histogram(_LONG))
+
+    def answered(self, method: str, route: str, status: int) -> None:
+        """Of every HTTP request, when its answer is complete; 499: its client had left."""
+        self.answers[method, route, status] += 1
 
     def render(self) -> tuple[bytes, str]:
         """The scrape's body and content type."""
@@ -149,6 +157,21 @@ class Metrics(Collector):
         for reason, count in self.finished.items():
             family.add_metric([self.model, reason], count)
         yield family
+        yield from self._own_counters()
+
+    def _own_counters(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            "parrot:http_requests", "Requests answered.", labels=["method", "route", "status"]
+        )
+        for (method, route, status), count in sorted(self.answers.items()):
+            family.add_metric([method, route, str(status)], count)
+        yield family
+        family = CounterMetricFamily(
+            "parrot:engine_deaths", "Engine processes that ended.", labels=["engine"]
+        )
+        for index, load in sorted(self.engines.items()):
+            family.add_metric([str(index)], load.deaths)
+        yield family
 
     def _histograms(self) -> Iterator[Metric]:
         for name, histogram in (
@@ -181,7 +204,17 @@ class Metrics(Collector):
 class RequestClock:
     """What one request waited for; tells the metrics and the admission once, whatever ends it first."""
 
-    __slots__ = ("_admission", "_finished", "_last", "_metrics", "_spec", "_started", "_tokens")
+    __slots__ = (
+        "_admission",
+        "_finished",
+        "_first",
+        "_last",
+        "_metrics",
+        "_sent",
+        "_spec",
+        "_started",
+        "_tokens",
+    )
 
     def __init__(self, metrics: Metrics, admission: Admission, spec: TaskSpec) -> None:
         metrics.prompt_tokens += spec.num_tokens
@@ -190,18 +223,23 @@ class RequestClock:
         self._admission = admission
         self._spec = spec
         self._started = self._last = time.monotonic()
+        self._sent = self._first = 0.0
         self._tokens = 0
         self._finished = False
 
-    def tokens(self, count: int) -> None:
-        """`count` tokens have just come."""
+    def sent(self) -> None:
+        """An engine has it; the first time counts."""
+        self._sent = self._sent or time.monotonic()
+
+    def tokens(self, count: int, queue_ms: float | None) -> None:
+        """`count` tokens have just come. `queue_ms`, with the first: how long they waited in the engine."""
         if not count:
             return
         now = time.monotonic()
         if self._tokens:
             self._metrics.inter_token.observe((now - self._last) / count)
         else:
-            self._metrics.time_to_first_token.observe(now - self._started)
+            self._first_token(now, queue_ms)
             self._admission.started(self._spec.num_tokens, now)
         self._last = now
         self._tokens += count
@@ -215,7 +253,19 @@ class RequestClock:
         spec = self._spec
         self._admission.ended(spec.tenant, spec.app, 0 if self._tokens else spec.num_tokens)
         if reason in ("stop", "length"):
-            self._metrics.e2e.observe(time.monotonic() - self._started)
+            now = time.monotonic()
+            self._metrics.e2e.observe(now - self._started)
+            if self._tokens:
+                self._metrics.decode_time.observe(now - self._first)
+
+    def _first_token(self, now: float, queue_ms: float | None) -> None:
+        metrics = self._metrics
+        metrics.time_to_first_token.observe(now - self._started)
+        if queue_ms is not None:  # the first token of a life after the first one does not bring it
+            queued = self._sent - self._started + queue_ms * 1e-3
+            metrics.queue_time.observe(queued)
+            metrics.prefill_time.observe(max(0.0, now - self._started - queued))
+        self._first = now
 
 
 def _usage(load: EngineLoad) -> float:

@@ -11,7 +11,7 @@ import logging
 import os
 import random
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -21,7 +21,7 @@ from engine.types import Objective, Salt
 from server.admission import Admission, Bounds
 from server.call_cache import CallCache
 from server.config import ServerConfig
-from server.errors import Unavailable
+from server.errors import NotFound, Unavailable
 from server.generation import GenerationParams
 from server.metrics import Metrics
 from server.model_card import ModelCard, ModelError, resolve_model
@@ -34,6 +34,9 @@ from server.tenant import Tenant
 from server.tokenizer import Tokenizer, TokenizerError
 
 log = logging.getLogger(__name__)
+
+LEAVE_S = 1.0
+"""How long tasks that were cancelled may take to leave their engines, when the server ends."""
 
 LONG_TEXT = 2_000
 """Characters from which a text is tokenised on a thread; the library releases the GIL."""
@@ -62,7 +65,7 @@ class Service:
             )
         )
         self.dispatcher = Dispatcher(
-            AppScheduler(),
+            AppScheduler(disabled=frozenset(config.disable), hold_tokens=config.max_num_batched_tokens),
             self.metrics,
             self.admission,
             step_timeout_s=config.step_timeout,
@@ -124,6 +127,8 @@ class Service:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
         await self.sessions.close()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.dispatcher.idle(), LEAVE_S)
         await self.dispatcher.pool.close()
 
     async def drain(self) -> None:
@@ -154,7 +159,9 @@ class Service:
         if self._tokenizer is None or self.failed:
             raise self._not_ready()
         if tenant is not None:
-            self.admission.check(tenant.id, app, requests=requests, tokens=tokens)
+            self.admission.check(
+                tenant.id, app, requests=requests, tokens=tokens, per_key=tenant.max_concurrency
+            )
 
     def resolve_model(self, name: str | None) -> ModelCard:
         """The model behind a name of a request; absent means ours. Raises ModelNotFound, Unavailable."""
@@ -189,6 +196,15 @@ class Service:
         )
         work = Work(spec, prompt_ids, params, (Salt(0, tenant.salt),))
         return self.dispatcher.generate(work, self.tokenizer)
+
+    def stories(self, tenant: Tenant, id: str) -> dict[int, tuple[str, ...]]:
+        """By the id of a session or a request: what became of its last tasks, and why. Raises NotFound."""
+        found = self.dispatcher.stories(tenant.id, id) or self.dispatcher.stories(
+            tenant.id, f"{tenant.id}/{id}"
+        )
+        if not found:
+            raise NotFound(f"Nothing is remembered of {id[:140]!r}.", param="id")
+        return found
 
     def _not_ready(self) -> Unavailable:
         if self.failed:

@@ -200,6 +200,7 @@ class SessionRunner:
             max_tokens=params.sampling.max_tokens,
             objective=task.objective,
             group=task.group,
+            group_size=task.demand.group_size,
             prefix_hashes=prefix.prefix_hashes(context, self.tenant.salt),
             prefix_tokens=context.boundaries,
         )

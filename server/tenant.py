@@ -12,6 +12,18 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Annotated
+
+import msgspec
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry of `--api-key-file`. `salt`: keys with the same one share cached KV; absent, each has its own.
+    `max_concurrency`: in place of `--max-concurrency-per-key`."""
+
+    key: Annotated[str, msgspec.Meta(min_length=1)]
+    salt: str | None = None
+    max_concurrency: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +32,7 @@ class Tenant:
 
     id: str
     salt: bytes
+    max_concurrency: int | None = None
 
     def salted(self, cache_salt: str) -> Tenant:
         """The same owner with a cache apart: OpenAI clients name one with `cache_salt`."""
@@ -34,8 +47,9 @@ ANONYMOUS = Tenant(id="anonymous", salt=b"")
 class KeyRing:
     """The configured API keys. Empty: everybody is let in, as one tenant."""
 
-    def __init__(self, api_keys: Iterable[str]) -> None:
-        self._tenants = tuple((_digest(key.encode()), _tenant(key.encode())) for key in api_keys)
+    def __init__(self, api_keys: Iterable[str], entries: Iterable[ApiKey] = ()) -> None:
+        keys = (*(ApiKey(key=key) for key in api_keys), *entries)
+        self._tenants = tuple((_digest(entry.key.encode()), _tenant(entry)) for entry in keys)
 
     def tenant(self, presented: str | None) -> Tenant | None:
         """The tenant of a presented key, or None. Takes as long for a wrong key as for a right one."""
@@ -53,8 +67,13 @@ def _digest(key: bytes) -> bytes:
     return blake2b(key, digest_size=32, person=b"api key").digest()
 
 
-def _tenant(key: bytes) -> Tenant:
+def _tenant(entry: ApiKey) -> Tenant:
+    key = entry.key.encode()
+    salt = blake2b(key, digest_size=16, person=b"tenant salt")
+    if entry.salt is not None:
+        salt = blake2b(entry.salt.encode(), digest_size=16, person=b"shared salt")
     return Tenant(
         id=blake2b(key, digest_size=8, person=b"tenant id").hexdigest(),
-        salt=blake2b(key, digest_size=16, person=b"tenant salt").digest(),
+        salt=salt.digest(),
+        max_concurrency=entry.max_concurrency,
     )

@@ -151,6 +151,10 @@ class Tokenizer:
     def has_chat_template(self) -> bool:
         return self._chat_template is not None
 
+    @property
+    def chat_template_source(self) -> str:
+        return "" if self._chat_template is None else self._chat_template.source
+
     def render_chat(
         self,
         messages: Sequence[ChatMessage],
@@ -158,6 +162,7 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         template_kwargs: Mapping[str, bool] | None = None,
+        tools: Sequence[Mapping[str, object]] | None = None,
     ) -> str:
         """The text of a conversation; encode it with `add_special_tokens=False`. Raises BadRequest."""
         if self._chat_template is None:
@@ -171,6 +176,7 @@ class Tokenizer:
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             arguments=template_kwargs,
+            tools=tools,
         )
 
 

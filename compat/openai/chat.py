@@ -11,11 +11,13 @@ import orjson
 from compat.openai.common import GenerationFields, InvalidField, check_generation, check_logprobs, refuse
 from compat.openai.encoder import Choice, Delta, Encoder, finish_members
 from compat.openai.logprobs import chat_logprobs
+from compat.openai.tools import fields
+from compat.openai.tools.fields import Tool, ToolCall, ToolChoice
 
 TEMPLATE_ARGUMENTS = ("enable_thinking", "thinking")
 """Booleans that a request may hand to the chat template: the switches of hybrid reasoning models."""
 
-_ROLES = ("system", "developer", "user", "assistant")
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -27,7 +29,8 @@ class Message(msgspec.Struct, frozen=True):
     role: str
     content: str | list[Part] | None = None
     name: str | None = None
-    tool_calls: Any = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
     function_call: Any = None
     audio: Any = None
 
@@ -43,8 +46,9 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True):
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    tools: Any = None
-    tool_choice: Any = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     functions: Any = None
     function_call: Any = None
     modalities: Any = None
@@ -60,8 +64,6 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True):
 
 
 _REFUSED = (
-    "tools",
-    "tool_choice",
     "functions",
     "function_call",
     "modalities",
@@ -77,6 +79,7 @@ def check(request: ChatRequest) -> None:
     """All but the messages. Raises InvalidField."""
     check_generation(request)
     refuse(request, _REFUSED)
+    fields.check(request.tools or (), request.tool_choice)
     check_logprobs(request.top_logprobs, "top_logprobs")
     if request.top_logprobs and not request.logprobs:
         raise InvalidField("top_logprobs is only allowed when logprobs is true.", "top_logprobs")
@@ -95,7 +98,7 @@ def check_messages(messages: Sequence[Message]) -> None:
 
 
 def _check_message(message: Message, at: str) -> None:
-    refuse(message, ("tool_calls", "function_call", "audio"), f"{at}.")
+    refuse(message, ("function_call", "audio"), f"{at}.")
     if message.role not in _ROLES:
         raise InvalidField(f"The role must be one of {', '.join(_ROLES)}.", f"{at}.role")
     if isinstance(message.content, list):

@@ -13,19 +13,13 @@ from typing import Any
 import msgspec
 import orjson
 
+from compat.openai import structured
+from compat.openai.errors import InvalidField as InvalidField
+
 MAX_CHOICES = 64  # of one prompt
 MAX_PROMPTS = 256
 MAX_SEQUENCES = 256  # prompts times choices
 MAX_LOGPROBS = 20
-
-
-class InvalidField(ValueError):
-    """A field whose value cannot be served; answered with 400."""
-
-    def __init__(self, message: str, param: str, code: str = "invalid_value") -> None:
-        super().__init__(message)
-        self.param = param
-        self.code = code
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -73,8 +67,8 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
     guided_choice: Any = None
     guided_grammar: Any = None
     guided_decoding_backend: Any = None
-    bad_words: Any = None
-    allowed_token_ids: Any = None
+    bad_words: list[str] | None = None
+    allowed_token_ids: list[int] | None = None
     logits_processors: Any = None
     truncate_prompt_tokens: Any = None
     prompt_embeds: Any = None
@@ -99,15 +93,7 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
 _REFUSED = (
     "use_beam_search",
     "prompt_logprobs",
-    "response_format",
-    "structured_outputs",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
     "guided_decoding_backend",
-    "bad_words",
-    "allowed_token_ids",
     "logits_processors",
     "truncate_prompt_tokens",
     "prompt_embeds",
@@ -115,15 +101,11 @@ _REFUSED = (
 
 _HARMLESS: dict[str, tuple[object, ...]] = {
     "use_beam_search": (False,),
-    "response_format": ({"type": "text"},),
-    "bad_words": ([],),
+    "guided_decoding_backend": ("auto", "guidance"),
     "logits_processors": ([],),
-    "tools": ([],),
     "functions": ([],),
-    "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
-    "tool_calls": ([],),
     "documents": ([],),
     "suffix": ("",),
 }
@@ -143,6 +125,7 @@ def refuse(request: msgspec.Struct, fields: Iterable[str], at: str = "") -> None
 def check_generation(request: GenerationFields) -> None:
     """What both endpoints refuse, and the caps that hold before anything is allocated."""
     refuse(request, _REFUSED)
+    structured.constraint(request)
     if not 1 <= request.choices <= MAX_CHOICES:
         raise InvalidField(f"n must be between 1 and {MAX_CHOICES}.", "n")
     if request.best_of is not None and request.best_of != request.choices:

@@ -133,6 +133,8 @@ class RadixTree:
     def hint(self, tokens: Sequence[int], salts: tuple[Salt, ...], next_use: int | None) -> None:
         """`next_use` steps from now these ids are wanted again; None: never (what others extend stays)."""
         match = self.match(tokens, salts, len(tokens))
+        if next_use is None and match.partial is not None and match.partial_tokens < match.partial.num_tokens:
+            return  # it is extended inside of its last block
         own_children = 0
         for node in self._upwards(match.partial or match.node):
             if next_use is not None:

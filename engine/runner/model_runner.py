@@ -31,6 +31,8 @@ from engine.runner.kv_cache import KvCache, free_memory, size_kv_cache
 from engine.runner.loaded import LoadedRunner, LoadError, Progress
 from engine.runner.sampler import Sampler
 from engine.runner.threads import ThreadChoice, fixed_threads, time_threads
+from engine.structured.grammar import Grammars
+from engine.structured.tokenizer_json import tokenizer_json
 from engine.types import Ready
 from ops.attention import Geometry, Plan, choose_query_quantum, prepare
 from ops.linear import PackedLinear, PlainLinear, RowPolicy, can_pack, choose_row_policy
@@ -53,6 +55,7 @@ class ModelRunner:
         threads: ThreadChoice,
         max_num_seqs: int,
         max_rows: int,
+        grammars: Grammars | None = None,
     ) -> None:
         config, sizes = decoder.config, cache.sizes
         self.block_size = sizes.block_size
@@ -64,7 +67,7 @@ class ModelRunner:
         self._threads = threads
         self._rotary = RotaryTable(config.rope, config.head_dim, sizes.max_model_len)
         self._tables = SlotTables(max_num_seqs, -(-sizes.max_model_len // sizes.block_size) + 1)
-        self._sampler = Sampler(max_num_seqs, config.vocab_size)
+        self._sampler = Sampler(max_num_seqs, config.vocab_size, grammars)
         self._windows = frozenset(config.windows)
         self._max_rows = policy.padded(max_rows)
         self._queries = geometry.query_buffer(self._max_rows)
@@ -171,17 +174,23 @@ def _load(config: EngineConfig, progress: Progress) -> LoadedRunner:
         config, folder, model, dtype, lambda fraction: progress("loading weights", fraction)
     )
     progress("checking the CPU's arithmetic", 0.0)
-    runner = _assemble(config, decoder, dtype, threads)
+    converted = _converted_tokenizer(folder)
+    grammars = Grammars(tokenizer_json(folder, converted), model.vocab_size)
+    runner = _assemble(config, decoder, dtype, threads, grammars)
     progress("timing a step", 0.0)
     if config.num_threads is None:
         runner.choose_threads(time_threads(most, runner.probe, threads))
     else:
         runner.probe(1)  # the first step pays for oneDNN's and MKL's own start
-    return LoadedRunner(runner, _ready(config, runner, folder, dtype, most))
+    return LoadedRunner(runner, _ready(config, runner, dtype, most, converted))
 
 
 def _assemble(
-    config: EngineConfig, decoder: Decoder, dtype: torch.dtype, threads: ThreadChoice
+    config: EngineConfig,
+    decoder: Decoder,
+    dtype: torch.dtype,
+    threads: ThreadChoice,
+    grammars: Grammars,
 ) -> ModelRunner:
     model = decoder.config
     with torch.inference_mode():
@@ -200,7 +209,7 @@ def _assemble(
     )
     cache = KvCache(sizes, model, dtype)
     rows = config.max_num_batched_tokens + config.max_num_seqs
-    return ModelRunner(decoder, cache, geometry, policy, threads, config.max_num_seqs, rows)
+    return ModelRunner(decoder, cache, geometry, policy, threads, config.max_num_seqs, rows, grammars)
 
 
 def _load_decoder(
@@ -239,7 +248,7 @@ def _dtype(config: EngineConfig) -> torch.dtype:
 
 
 def _ready(
-    config: EngineConfig, runner: ModelRunner, folder: Path, dtype: torch.dtype, threads: int
+    config: EngineConfig, runner: ModelRunner, dtype: torch.dtype, threads: int, converted: bytes | None
 ) -> Ready:
     return Ready(
         block_size=runner.block_size,
@@ -251,7 +260,7 @@ def _ready(
         dtype=str(dtype).removeprefix("torch."),
         kv_cache_bytes=runner.kv_cache_bytes,
         num_threads=threads,
-        tokenizer=_converted_tokenizer(folder),
+        tokenizer=converted,
     )
 
 

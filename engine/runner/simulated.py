@@ -17,13 +17,16 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.batch import SampledToken, SampledTokens, ScheduledBatch, ScheduledSequence
+from engine.batch import SampledToken, SampledTokens, ScheduledBatch, ScheduledSequence, SlotInstall
 from engine.config import EngineConfig, SimConfig
 from engine.runner.loaded import LoadedRunner, LoadError
+from engine.structured.grammar import GrammarError, Grammars, Pending
+from engine.structured.tokenizer_json import tokenizer_json
 from engine.types import Ready, SamplingParams, TokenLogprobs, TopLogprob
 
 BYTES_PER_TOKEN = 1024
@@ -44,17 +47,27 @@ class _Slot:
     blocks: tuple[int, ...] = ()
     last_token: int = 0
     forbidden: frozenset[int] = field(default_factory=frozenset)
+    grammar: Pending | None = None
 
 
 class SimulatedRunner:
     """Owns the states of all positions and the slots."""
 
-    def __init__(self, *, num_blocks: int, block_size: int, max_model_len: int, sim: SimConfig) -> None:
+    def __init__(
+        self,
+        *,
+        num_blocks: int,
+        block_size: int,
+        max_model_len: int,
+        sim: SimConfig,
+        grammars: Grammars | None = None,
+    ) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.max_model_len = max_model_len
         self.vocab_size = sim.vocab_size
         self._sim = sim
+        self._grammars = grammars
         self._states: npt.NDArray[np.uint64] = np.zeros((num_blocks, block_size), np.uint64)
         self._slots: dict[int, _Slot] = {}
         # Of a real vocabulary, leave out what is rarely text: special tokens and single bytes at the
@@ -69,6 +82,7 @@ class SimulatedRunner:
                 install.sampling,
                 len(install.output_ids),
                 forbidden=frozenset(install.sampling.eos_token_ids),
+                grammar=self._grammar(install),
             )
         for slot, blocks in (batch.block_tables or {}).items():
             self._slots[slot].blocks = blocks
@@ -106,10 +120,20 @@ class SimulatedRunner:
         forbidden = slot.forbidden
         if slot.num_generated < sampling.min_tokens:
             forbidden = forbidden | set(sampling.stop_token_ids)
-        token = self._pick(_mix(_mix(state, seed), rows.start + rows.length), forbidden)
+        state = _mix(_mix(state, seed), rows.start + rows.length)
+        try:
+            token = self._pick(state, forbidden) if slot.grammar is None else _pick_from(slot.grammar, state)
+        except GrammarError as error:
+            return SampledToken(rows.slot, 0, error=str(error))
         slot.last_token = token
         slot.num_generated += 1
         return SampledToken(rows.slot, token, _logprobs(token, sampling.logprobs, self.vocab_size))
+
+    def _grammar(self, install: SlotInstall) -> Pending | None:
+        sampling = install.sampling
+        if sampling.grammar is None or self._grammars is None:
+            return None
+        return self._grammars.matcher(sampling.grammar, sampling.eos_token_ids, install.output_ids)
 
     def _pick(self, state: int, forbidden: frozenset[int]) -> int:
         choices = self.vocab_size - self._first_token
@@ -131,6 +155,16 @@ class SimulatedRunner:
             + sim.per_kv_token_ms * keys
             + sim.per_prefill_token_ms * prefill
         )
+
+
+def _pick_from(grammar: Pending, state: int) -> int:
+    matcher = grammar.get()
+    allowed = np.flatnonzero(matcher.allowed())
+    if not len(allowed):
+        raise GrammarError("no token can be chosen: the grammar forbids every one")
+    token = int(allowed[state % len(allowed)])
+    matcher.advance((token,))
+    return token
 
 
 def load_runner(config: EngineConfig, progress: Callable[[str, float], None]) -> LoadedRunner:
@@ -155,6 +189,7 @@ def load_runner(config: EngineConfig, progress: Callable[[str, float], None]) ->
         block_size=config.block_size,
         max_model_len=max_model_len,
         sim=config.sim,
+        grammars=Grammars(tokenizer_json(Path(config.model), None), config.sim.vocab_size),
     )
     progress("simulated engine", 1.0)
     ready = Ready(

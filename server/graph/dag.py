@@ -164,17 +164,19 @@ class CallGraph:
             self._meet(task.next, now, changes)
         return changes
 
-    def fail(self, id: str, message: str, code: str, now: float) -> Changes:
-        """The engine, or the way to it, failed the task."""
+    def fail(self, id: str, message: str, code: str, type: str, now: float) -> Changes:
+        """The engine, or the way to it, failed the task. `code` and `type` are OpenAI's."""
         changes = Changes()
         task = self.tasks.get(id)
         if task is not None and not task.ended:
-            self._fail(task, Failure(task.output.name, message, code, task.call.id), now, changes)
+            self._fail(task, Failure(task.output.name, message, code, task.call.id, type), now, changes)
         return changes
 
-    def cancel(self, call: Call, message: str, now: float) -> Changes:
+    def cancel(self, calls: Iterable[Call], message: str, now: float) -> Changes:
+        """All of them at once, so that none has failed because of another."""
         changes = Changes()
-        self._cancel([task for task in call.tasks if not task.ended], message, now, changes)
+        tasks = [task for call in calls for task in call.tasks if not task.ended]
+        self._cancel(tasks, message, now, changes)
         return changes
 
     def close(self, message: str, now: float) -> Changes:
@@ -356,6 +358,5 @@ def _note(changed: Iterable[Task], changes: Changes) -> None:
 
 
 def _inherited(task: Task, lost: SemanticVariable) -> Failure:
-    cause = lost.failure
-    message = f"{lost.name!r}, which it needs, has no value"
-    return Failure(task.output.name, message, "dependency_failed", task.call.id, cause)
+    assert lost.failure is not None, "what is lost says why"
+    return lost.failure.inherited(task.output.name, task.call.id)

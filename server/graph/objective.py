@@ -14,7 +14,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.types import Objective, Urgency
@@ -31,15 +31,20 @@ _LIMITS = ("ttft_ms", "tpot_ms", "deadline_ms")
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """An objective, the group it comes with, and who asked: a task or a variable by its id."""
+    """An objective, the group it comes with, and who asked: a task or a variable by its id.
+
+    `group_size`: how many members the group had when it was asked for; a hint, more may come.
+    """
 
     objective: Objective
     group: str | None = None
     via: str | None = None
+    group_size: int = field(default=1, compare=False)
 
-    def strictness(self) -> tuple[int, float]:
+    def strictness(self) -> tuple[int, float, float]:
         """Smaller is stricter."""
-        return self.objective.urgency, _or_infinite(self.objective.step_limit_ms)
+        wanted = self.objective
+        return wanted.urgency, _or_infinite(wanted.step_limit_ms), _or_infinite(wanted.within_ms)
 
     def joined(self, other: Demand) -> Demand:
         """The strictest of both. Who asked before may change its mind: one task becomes a group."""
@@ -48,7 +53,8 @@ class Demand:
         first, second = (self, other) if self.strictness() <= other.strictness() else (other, self)
         objective = strictest(first.objective, second.objective)
         tied = first.objective == second.objective
-        return Demand(objective, first.group or (second.group if tied else None), first.via)
+        grouped = second if tied and first.group is None else first
+        return Demand(objective, grouped.group, first.via, grouped.group_size)
 
 
 DEFAULT = Demand(THROUGHPUT)
@@ -56,14 +62,18 @@ DEFAULT = Demand(THROUGHPUT)
 
 
 def strictest(first: Objective, second: Objective) -> Objective:
-    limit = min(_or_infinite(first.step_limit_ms), _or_infinite(second.step_limit_ms))
-    return Objective(min(first.urgency, second.urgency), None if limit == math.inf else limit)
+    return Objective(
+        min(first.urgency, second.urgency),
+        _smallest(first.step_limit_ms, second.step_limit_ms),
+        _smallest(first.within_ms, second.within_ms),
+    )
 
 
 def parse(criteria: wire.Criteria | None, *, param: str = "criteria") -> Objective:
     """None means latency. Raises BadRequest that names `param`.
 
-    A limit makes latency-sensitive; of the limits, the time per token is the one that caps a batch.
+    A limit makes latency-sensitive. The time per token caps a batch; of the other two, the one that ends first
+    gives an earlier place.
     """
     if criteria is None or criteria == "latency":
         return LATENCY
@@ -75,13 +85,13 @@ def parse(criteria: wire.Criteria | None, *, param: str = "criteria") -> Objecti
         raise BadRequest(f"A criterion needs one of {', '.join(_LIMITS)}.", param=param)
     if not all(limit is None or 0 < limit < math.inf for limit in given):
         raise BadRequest("Limits are positive numbers of milliseconds.", param=param)
-    return Objective(Urgency.LATENCY, limits.tpot_ms)
+    return Objective(Urgency.LATENCY, limits.tpot_ms, _smallest(limits.ttft_ms, limits.deadline_ms))
 
 
 def describe(objective: Objective) -> str:
-    if objective.step_limit_ms is not None:
-        return f"tpot_ms:{objective.step_limit_ms:g}"
-    return objective.urgency.name.lower()
+    limits = {"tpot_ms": objective.step_limit_ms, "within_ms": objective.within_ms}
+    given = [f"{name}:{limit:g}" for name, limit in limits.items() if limit is not None]
+    return ",".join(given) or objective.urgency.name.lower()
 
 
 def deduce(demands: Iterable[tuple[Task, Demand]], again: Iterable[Task] = ()) -> list[Task]:
@@ -144,7 +154,8 @@ def _inherited(task: Task) -> Iterable[tuple[Task, Demand]]:
     for order, producers in stages.items():
         demand = alone
         if len(producers) > 1:
-            demand = Demand(Objective(task.objective.urgency), f"{task.id}@{order}", via=task.id)
+            inside = Objective(task.objective.urgency, within_ms=task.objective.within_ms)
+            demand = Demand(inside, f"{task.id}@{order}", task.id, len(producers))
         for producer in producers:
             yield producer, demand
 
@@ -166,6 +177,10 @@ def _parse_limits(text: str, param: str) -> wire.Limits:
                 f"{name} is a number of milliseconds, not {number[:20]!r}.", param=param
             ) from None
     return wire.Limits(**limits)
+
+
+def _smallest(first: float | None, second: float | None) -> float | None:
+    return min((limit for limit in (first, second) if limit is not None), default=None)
 
 
 def _or_infinite(limit: float | None) -> float:

@@ -10,8 +10,7 @@ Responsible for: the grammar of placeholders (semantic_api.md) and nothing about
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -67,25 +66,25 @@ def check_count(count: int, max_segments: int, param: str) -> None:
         raise BadRequest(f"A template may have at most {max_segments} segments.", param=param)
 
 
-def inputs(segments: Sequence[Segment]) -> tuple[str, ...]:
-    """Names of the inputs, each once, in the order in which they first appear."""
-    return tuple(dict.fromkeys(segment.name for segment in segments if isinstance(segment, Input)))
+def names(segments: Sequence[Segment], param: str) -> tuple[Mapping[str, None], Mapping[str, None]]:
+    """The inputs and the outputs, in the order in which they first appear.
 
-
-def outputs(segments: Sequence[Segment]) -> tuple[str, ...]:
-    return tuple(segment.name for segment in segments if isinstance(segment, Output))
-
-
-def check_names(segments: Sequence[Segment], param: str) -> None:
-    """A call has outputs, generates each of them once, and reads none of them. Raises BadRequest."""
-    produced = outputs(segments)
-    if not produced:
+    A call has outputs, generates each of them once, and reads none of them: raises BadRequest.
+    """
+    inputs: dict[str, None] = {}
+    outputs: dict[str, None] = {}
+    for segment in segments:
+        if isinstance(segment, Input):
+            inputs[segment.name] = None
+        elif isinstance(segment, Output):
+            if segment.name in outputs:
+                raise BadRequest(f"The output {segment.name!r} appears twice.", param=param)
+            outputs[segment.name] = None
+    if not outputs:
         raise BadRequest("A call needs at least one {{output:name}}.", param=param)
-    if len(set(produced)) < len(produced):
-        twice = next(name for name, count in Counter(produced).items() if count > 1)
-        raise BadRequest(f"The output {twice!r} appears twice.", param=param)
-    if both := set(inputs(segments)).intersection(produced):
+    if both := inputs.keys() & outputs.keys():
         raise BadRequest(f"{min(both)!r} is an input and an output of one call.", param=param)
+    return inputs, outputs
 
 
 def _braced(text: str) -> Iterator[tuple[int, int]]:

@@ -17,28 +17,39 @@ from parrot import wire
 if TYPE_CHECKING:
     from server.graph.call import Task
 
-MAX_CAUSES = 64  # of a chain that is shown; the root always is
+MAX_CAUSES = 8  # of a chain that are shown; the root always is
+ENDED: frozenset[wire.VariableState] = frozenset({"ready", "failed", "cancelled"})
+"""States in which a variable stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why `variable` has no value. Links share their tails, so a chain of n failures takes n links."""
+    """Why `variable` has no value. Links share their tails, so a chain of n failures takes n links.
+
+    `root`: the last of the causes. `type`: OpenAI's, of what failed first.
+    """
 
     variable: str
     message: str
     code: str
     call: str | None = None
+    type: str = "invalid_request_error"
     cause: Failure | None = None
+    root: Failure | None = None
 
-    def error(self) -> wire.VariableError:
-        """With the chain of causes, nearest first; the middle of a very long one is left out."""
+    def inherited(self, variable: str, call: str) -> Failure:
+        """What it means for a variable that cannot be made without this one."""
+        message = f"{self.variable!r}, which it needs, has no value"
+        return Failure(variable, message, "dependency_failed", call, self.type, self, self.root or self)
+
+    def error(self, max_causes: int = MAX_CAUSES) -> wire.VariableError:
+        """With the chain of causes, nearest first; the middle of a long one is left out."""
         causes: list[wire.Cause] = []
         link = self.cause
         while link is not None:
-            if len(causes) < MAX_CAUSES or link.cause is None:
-                causes.append(wire.Cause(variable=link.variable, message=link.message, call=link.call))
-            link = link.cause
-        return wire.VariableError(message=self.message, code=self.code, cause=causes)
+            causes.append(wire.Cause(variable=link.variable, message=link.message, call=link.call))
+            link = link.cause if len(causes) < max_causes - 1 else link.root
+        return wire.VariableError(message=self.message, type=self.type, code=self.code, cause=causes)
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +73,7 @@ class SemanticVariable:
 
     @property
     def ended(self) -> bool:
-        return self.state in ("ready", "failed", "cancelled")
+        return self.state in ENDED
 
     def since(self, position: int) -> str:
         """The text after the first `position` characters; takes as long as what is new."""

@@ -1,11 +1,11 @@
-"""What operators and probes ask: liveness, readiness, metrics, version."""
+"""What operators and probes ask: liveness, readiness, metrics, version, and the story of a request."""
 
 from __future__ import annotations
 
 import orjson
 from aiohttp import web
 
-from server.http.keys import SERVICE
+from server.http.keys import SERVICE, TENANT
 from server.version import VERSION
 
 
@@ -17,6 +17,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/health/ready", ready),
         web.get("/metrics", metrics),
         web.get("/version", version),
+        web.get("/v1/admin/story/{id}", story),
     ]
 
 
@@ -27,7 +28,7 @@ async def index(_: web.Request) -> web.Response:
             "version": VERSION,
             "openai": ["/v1/models", "/v1/completions", "/v1/chat/completions"],
             "semantic_variables": ["/v1/programs", "/v1/sessions"],
-            "operations": ["/health", "/health/ready", "/metrics", "/version"],
+            "operations": ["/health", "/health/ready", "/metrics", "/version", "/v1/admin/story/{id}"],
         }
     )
 
@@ -50,6 +51,13 @@ async def ready(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     body, content_type = request.app[SERVICE].metrics.render()
     return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+async def story(request: web.Request) -> web.Response:
+    """What happened to the tasks of a session or of a request of this key: a list of dated lines for each."""
+    id = request.match_info["id"].removeprefix("chatcmpl-").removeprefix("cmpl-")
+    tasks = request.app[SERVICE].stories(request[TENANT], id)
+    return _json({"id": id, "tasks": [{"task": task, "story": lines} for task, lines in tasks.items()]})
 
 
 async def version(_: web.Request) -> web.Response:

@@ -7,6 +7,7 @@ member that a type does not know is ignored, with a debug line, because clients 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from typing import TypeVar
@@ -14,7 +15,8 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from server.errors import BadRequest, TooLarge
+from server.errors import BadRequest, TooLarge, TooSlow
+from server.http.keys import CLIENT_TIMEOUT
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -24,9 +26,13 @@ _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
 
 
 async def read(request: web.Request, type_: type[T]) -> T:
-    """The body of `request` as `type_`. Raises BadRequest (with `param`) or TooLarge."""
+    """The body of `request` as `type_`. Raises BadRequest (with `param`), TooLarge or TooSlow."""
+    patience = request.app.get(CLIENT_TIMEOUT)
     try:
-        data = await request.read()
+        async with asyncio.timeout(patience):
+            data = await request.read()
+    except TimeoutError as error:
+        raise TooSlow(f"The request body did not come within {patience:g} s (--client-timeout).") from error
     except web.HTTPRequestEntityTooLarge as error:
         limit = request.app._client_max_size
         raise TooLarge(f"The request body is larger than {limit} bytes.") from error

@@ -1,20 +1,23 @@
 """What holds for every request, whatever it asks for: an id, a tenant, and errors in one shape.
 
-Responsible for: `X-Request-Id` (honoured when harmless, always echoed), the API key, and mapping everything
-that a handler can raise to OpenAI's error object. Leaves to others: errors after a stream has begun
-(`server.http.sse`).
+Responsible for: `X-Request-Id` (honoured when harmless, always echoed, in every line of the log), the API key,
+mapping everything that a handler can raise to OpenAI's error object, and telling an observer how each request
+ended. Leaves to others: errors after a stream has begun (`server.http.sse`).
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import time
+from collections.abc import Callable
 from uuid import uuid4
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from compat.openai.errors import error_body
+from server import logs
 from server.errors import ApiError, Unauthorized
 from server.http.keys import REQUEST_ID, TENANT
 from server.tenant import ANONYMOUS, KeyRing, Tenant
@@ -25,8 +28,19 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _OPEN = frozenset({"/health", "/health/ready", "/ping"})
 
 
-def install(app: web.Application, keys: KeyRing, *, open_metrics: bool = False) -> None:
+CLIENT_LEFT = 499
+"""What counts as the status of a request whose client has left before its answer; nginx's number."""
+
+Observer = Callable[[str, str, int, float], None]
+"""Method, route, status, seconds."""
+
+
+def install(
+    app: web.Application, keys: KeyRing, *, open_metrics: bool = False, observer: Observer | None = None
+) -> None:
     """Puts the edge around every handler of `app`; to be called once, before the application starts."""
+    if observer is not None:
+        app.middlewares.append(_observed(observer))
     app.middlewares.append(_edge(keys, _OPEN | {"/metrics"} if open_metrics else _OPEN))
     app.on_response_prepare.append(_echo_request_id)
 
@@ -44,10 +58,30 @@ def error_response(error: ApiError) -> web.Response:
     return _response(error.status, info.message, info.type, info.param, info.code, headers)
 
 
+def _observed(observer: Observer) -> Middleware:
+    @web.middleware
+    async def observed(request: web.Request, handler: Handler) -> web.StreamResponse:
+        begun, status = time.perf_counter(), CLIENT_LEFT
+        try:
+            response = await handler(request)
+            status = response.status
+            return response
+        except web.HTTPException as answer:
+            status = answer.status
+            raise
+        finally:
+            resource = request.match_info.route.resource
+            route = "unknown" if resource is None else resource.canonical
+            observer(request.method, route, status, time.perf_counter() - begun)
+
+    return observed
+
+
 def _edge(keys: KeyRing, open_paths: frozenset[str]) -> Middleware:
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[REQUEST_ID] = _request_id(request.headers.get("X-Request-Id"))
+        logs.REQUEST_ID.set(request[REQUEST_ID])
         try:
             request[TENANT] = ANONYMOUS if request.path in open_paths else _authenticate(request, keys)
             return await handler(request)
@@ -60,7 +94,7 @@ def _edge(keys: KeyRing, open_paths: frozenset[str]) -> Middleware:
         except ConnectionResetError:
             raise  # the client has left; there is nobody to answer
         except Exception:
-            log.exception("%s %s failed (request %s)", request.method, request.path, request[REQUEST_ID])
+            log.exception("%s %s failed", request.method, request.path)
             return _response(500, "Internal server error.", "server_error", None, "internal_error")
 
     return edge

@@ -15,17 +15,21 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from compat.openai import chat, completions
+from compat.openai import structured as formats
 from compat.openai.chat import ChatEncoder, ChatRequest, Message
 from compat.openai.common import GenerationFields, Head, InvalidField
 from compat.openai.completions import CompletionEncoder, CompletionRequest
 from compat.openai.encoder import Encoder, Prompt, Shown
+from compat.openai.tools import request as tools
+from compat.openai.tools.encoder import ToolChatEncoder
 from engine.types import Objective, Urgency
 from parrot import wire
-from server import sampling
+from server import sampling, structured
 from server.chat_template import ChatMessage
 from server.errors import BadRequest
 from server.generation import GenerationParams
 from server.model_card import ModelCard
+from server.restrictions import restricted
 from server.service import Service
 from server.tenant import Tenant
 from server.tokenizer import Tokenizer
@@ -57,11 +61,12 @@ async def completion_job(service: Service, tenant: Tenant, id: str, body: Comple
         given = completions.prompts(body)
     card = service.resolve_model(body.model)
     prompts = [await _prompt(service, card, body, prompt) for prompt in given]
+    grammar = await grammar_of(body)
     limit = completions.DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     params = [
         params
         for prompt in prompts
-        for params in _params(service, card, body, prompt, limit, body.logprobs, "prompt")
+        for params in _params(service, card, body, prompt, limit, body.logprobs, "prompt", grammar)
     ]
     shown = _shown(body, logprobs=body.logprobs is not None)
     bytes_of = service.tokenizer.token_bytes
@@ -79,14 +84,33 @@ async def chat_job(service: Service, tenant: Tenant, id: str, body: ChatRequest)
         add_generation_prompt=default(body.add_generation_prompt, not body.continue_final_message),
         continue_final_message=bool(body.continue_final_message),
         template_kwargs=body.chat_template_kwargs,
+        tools=tools.shown(body),
     )
     prompt = Prompt(await encode(service, card, text, bool(body.add_special_tokens), "messages"))
     top = (body.top_logprobs or 0) if body.logprobs else None
-    params = _params(service, card, body, prompt, body.output_limit, top, "messages")
+    demanded = await _demanded(body)
+    grammar = demanded or await grammar_of(body)
+    params = _params(service, card, body, prompt, body.output_limit, top, "messages", grammar)
     shown = _shown(body, logprobs=bool(body.logprobs))
-    bytes_of = service.tokenizer.token_bytes
-    encoder = ChatEncoder(_head(f"chatcmpl-{id}", body, card), [prompt], body.choices, shown, bytes_of)
+    head, bytes_of = _head(f"chatcmpl-{id}", body, card), service.tokenizer.token_bytes
+    encoder: Encoder
+    if (parser := tools.parser(body, service.tokenizer.chat_template_source)) is None:
+        encoder = ChatEncoder(head, [prompt], body.choices, shown, bytes_of)
+    else:
+        most = 1 if body.parallel_tool_calls is False else None
+        encoder = ToolChatEncoder(head, [prompt], body.choices, shown, bytes_of, parser, most)
+        if body.skip_special_tokens is None and demanded is None:  # a family's marks may be special tokens
+            params = [replace(each, skip_special_tokens=False) for each in params]
     return _job(id, tenant, body, [prompt], params, encoder)
+
+
+async def _demanded(body: ChatRequest) -> str | None:
+    """The grammar of the calls that the output must be. Raises BadRequest, TooLarge."""
+    with invalid_fields():
+        constraint = tools.demanded(body)
+        if constraint is not None and formats.constraint(body) is not None:
+            raise InvalidField("A demanded tool call has a format of its own.", "tool_choice")
+    return None if constraint is None else await structured.grammar(constraint)
 
 
 def default(value: bool | None, absent: bool) -> bool:
@@ -97,7 +121,16 @@ def chat_messages(messages: Sequence[Message]) -> list[ChatMessage]:
     """Raises BadRequest."""
     with invalid_fields():
         chat.check_messages(messages)
-    return [ChatMessage(message.role, chat.text_of(message), message.name) for message in messages]
+    return [
+        ChatMessage(
+            message.role,
+            chat.text_of(message),
+            message.name,
+            tuple(tools.as_template_value(call) for call in message.tool_calls or ()),
+            message.tool_call_id,
+        )
+        for message in messages
+    ]
 
 
 def check_ids(tokenizer: Tokenizer, ids: Sequence[int], param: str) -> None:
@@ -118,6 +151,13 @@ async def encode(
             code="context_length_exceeded",
         )
     return await service.tokenize(text, add_special_tokens)
+
+
+async def grammar_of(body: GenerationFields) -> str | None:
+    """What the request's structured output has to match. Raises BadRequest, TooLarge."""
+    with invalid_fields():
+        constraint = formats.constraint(body)
+    return None if constraint is None else await structured.grammar(constraint)
 
 
 def room(card: ModelCard, prompt: Prompt, limit: int | None, param: str) -> int:
@@ -190,6 +230,7 @@ def _params(
     limit: int | None,
     logprobs: int | None,
     param: str,
+    grammar: str | None,
 ) -> list[GenerationParams]:
     """One for each choice of a prompt: the same but for the seed, of which choice 0 has the client's own."""
     first = sampling.validate(
@@ -199,6 +240,8 @@ def _params(
         draw_seed=service.draw_seed,
         logprobs=logprobs,
     )
+    first = structured.constrained(first, grammar)
+    first = restricted(first, service.tokenizer, body.allowed_token_ids, body.bad_words)
     return [_reseeded(first, index) for index in range(body.choices)]
 
 

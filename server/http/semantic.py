@@ -265,10 +265,7 @@ def _seconds(wait: float) -> float:
 
 def _values(answer: wire.ValuesAnswer, status: int | None = None) -> web.Response:
     """What is not ready is in `pending` (202), what never will be in `errors` and `error` (424)."""
-    body = msgspec.to_builtins(answer)
-    if answer.error is not None:
-        body["error"] = _full(answer.error)
-    return _json(body, status or _STATUS.get(answer.status, HTTPStatus.FAILED_DEPENDENCY))
+    return _json(answer, status or _STATUS.get(answer.status, HTTPStatus.FAILED_DEPENDENCY))
 
 
 def _variable(info: wire.VariableInfo) -> web.Response:
@@ -277,13 +274,8 @@ def _variable(info: wire.VariableInfo) -> web.Response:
     if info.error is None:
         return _json(info, HTTPStatus.ACCEPTED)
     body = msgspec.to_builtins(info)
-    body["error"] |= _full(wire.ErrorInfo(message=info.error.message, code=info.error.code))
+    body["error"]["param"] = None  # OpenAI's clients index all four members
     return _json(body, HTTPStatus.FAILED_DEPENDENCY)
-
-
-def _full(error: wire.ErrorInfo) -> dict[str, str | None]:
-    """OpenAI's clients index all four members without asking."""
-    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
 
 
 def _list(data: list[wire.SessionInfo] | list[wire.VariableInfo]) -> web.Response:

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from compat.openai.errors import error_body
 from server.errors import ApiError
-from server.http.keys import CLIENT_TIMEOUT, REQUEST_ID
+from server.http.keys import CLIENT_TIMEOUT
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +69,7 @@ class Stream:
             async with asyncio.timeout(self._patience):
                 await self.response.write(frames)
         except TimeoutError:
-            log.info(
-                "request %s: its client does not read, so it is disconnected", self._request.get(REQUEST_ID)
-            )
+            log.info("the client does not read, so it is disconnected")
             transport.abort()
             raise ConnectionResetError("the client does not read") from None
 

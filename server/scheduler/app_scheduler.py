@@ -1,25 +1,31 @@
 """Which engine gets which task, and in what order: the decisions above the engines.
 
-Source: Algorithm 1 of OSDI'24 "Parrot", in a first form. Order is application-FIFO: by urgency, then the
-arrival of the application, then topological order; so the successors of what runs come before applications
-that arrived later. An engine keeps a queue of its own in the same order, so a ready task is placed at once;
-it waits here only while no engine is up.
+Source: Algorithm 1 of OSDI'24 "Parrot": in the order of the keys (`entry`), each task with its group goes where
+`policy` finds the best place.
 
-Responsible for: placements and keys. Pure: the same events give the same actions, and every event costs
-O(log n + engines). Leaves carrying it out to the dispatcher, and what runs in a step to each engine.
+    TaskReady --> queued --(placed at once, or held back)--> placed --> TaskFinished | TaskCancelled
+                    ^------------- EngineDown ----------------|
 
-    TaskReady --> queued --(an engine is up)--> placed --> TaskFinished | TaskCancelled
-                    ^--------- EngineDown --------|
+Engines keep queues of their own in the same order, so nothing is gained by keeping a task here but its choice of an
+engine. A task is held back only where several engines are up, none of them could start it now, and it would be the
+last in the queue of each; at most `hold_tokens` of prompts for each engine, and never longer than MAX_HOLD_S.
+
+Responsible for: placements, keys and ageing. Pure: the same events give the same actions; an event costs
+O(log n + engines) for each task that it places, MAX_PLACED at most. Leaves carrying it out to the dispatcher, and
+what runs in a step to each engine.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
+import math
+from collections import OrderedDict
 
-from engine.types import Key, Objective
-from server.scheduler.cost import Engine, footprint, placement_cost
+import msgspec
+
+from server.scheduler.ageing import Ageing
+from server.scheduler.applications import Applications
+from server.scheduler.cost import Engine, Fit
+from server.scheduler.entry import PATIENCE_S, Entry, Group, due
 from server.scheduler.events import (
     Abort,
     Action,
@@ -34,213 +40,278 @@ from server.scheduler.events import (
     TaskFinished,
     TaskReady,
     TaskSpec,
+    TaskStarted,
 )
+from server.scheduler.groups import Groups
+from server.scheduler.policy import Choice, PlacementPolicy
+from server.scheduler.task_queue import TaskQueue
+
+FEATURES = ("affinity", "task-groups", "app-fifo", "step-limits", "ageing", "hold-back")
+"""What `disabled` knows. Without any of them: requests in the order they come, each on the least loaded engine."""
 
 MAX_STORIES = 1000  # of tasks that have ended
-MAX_IDLE_APPS = 10_000
-
-
-@dataclass(slots=True)
-class Entry:
-    """A task that has not ended. `engine_id` None: it is queued."""
-
-    spec: TaskSpec
-    arrival: int
-    objective: Objective
-    group: str | None
-    engine_id: int | None = None
-    story: list[str] = field(default_factory=list)
-
-    @property
-    def key(self) -> Key:
-        return self.objective.urgency, self.arrival, self.spec.order, self.spec.task_id
-
-
-@dataclass(slots=True)
-class App:
-    """An application in the order of arrival, and where its last task went."""
-
-    arrival: int
-    num_tasks: int = 0
-    engine_id: int | None = None
+MAX_OFFERS = 16  # of engines to tasks that find no place, in one event
+MAX_PLACED = 64  # in one event; the next ones go on, and whoever got tasks reports
+MAX_HOLD_S = 1.0
+LOOK_AGAIN_S = 0.1  # an engine's load alone lets the queue be looked at no more often
 
 
 class AppScheduler:
-    """Owns the queue, the placements, and what it knows of engines and applications."""
+    """Owns the queue, the placements, and what it knows of engines, applications and groups.
 
-    def __init__(self) -> None:
+    `disabled`: of FEATURES; other names are of no meaning here, but without prefix caches there is no affinity.
+    `hold_tokens`: see above; 0 holds nothing back. `latency_limit_ms`: a limit per step that latency-sensitive
+    tasks outside of groups are placed with when they name none.
+    """
+
+    def __init__(
+        self,
+        *,
+        disabled: frozenset[str] = frozenset(),
+        hold_tokens: int = 0,
+        latency_limit_ms: float | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        if "prefix-cache" in disabled:
+            disabled |= {"affinity"}
+        self._disabled = disabled
+        self._hold_tokens = 0 if "hold-back" in disabled else hold_tokens
         self._entries: dict[int, Entry] = {}
-        self._queue: list[tuple[Key, int]] = []  # stale entries are skipped when they come up
+        self._queue = TaskQueue()
         self._engines: dict[int, Engine] = {}
-        self._apps: dict[str, App] = {}
-        self._idle_apps: OrderedDict[str, None] = OrderedDict()
+        self._apps = Applications()
+        self._groups = Groups()
+        self._policy = PlacementPolicy(
+            self._engines, self._queue, self._apps, self._groups, disabled, latency_limit_ms
+        )
+        self._ageing = Ageing(math.inf if "ageing" in disabled else patience_s)
         self._ended: OrderedDict[int, tuple[str, ...]] = OrderedDict()
-        self._arrivals = 0
-        self.num_queued = 0
+        self._num_ready = 0
+        self._look_again = -math.inf
+
+    @property
+    def num_queued(self) -> int:
+        return len(self._queue)
 
     def handle(self, event: Event, now: float) -> list[Action]:
-        """What follows from `event`, in the order to carry it out. `now` only dates stories."""
-        match event:
-            case TaskReady():
-                return self._ready(event.spec, now)
-            case TaskFinished():
-                self._end(event.task_id, now, "finished")
-                return []
-            case TaskCancelled():
-                return self._cancelled(event.task_id, now)
-            case ObjectiveChanged():
-                return self._objective_changed(event, now)
-            case EngineUp():
-                return self._engine_up(event, now)
-            case EngineDown():
-                return self._engine_down(event.engine_id, now)
-            case EngineLoad():
-                self._note_load(event)
-                return []
+        """What follows from `event`, in the order to carry it out. `now` never goes back."""
+        actions = self._take(event, now)
+        actions += self._age(now)
+        if self._queue and (now >= self._look_again or not isinstance(event, EngineLoad)):
+            actions += self._drain(now)
+        return actions
 
     def story(self, task_id: int) -> tuple[str, ...]:
         """What happened to a task and why; of the tasks that have ended, the last thousand are remembered."""
         entry = self._entries.get(task_id)
         return tuple(entry.story) if entry is not None else self._ended.get(task_id, ())
 
-    def _ready(self, spec: TaskSpec, now: float) -> list[Action]:
+    def _take(self, event: Event, now: float) -> list[Action]:
+        match event:
+            case TaskReady():
+                self._ready(event.spec, now)
+            case TaskStarted():
+                if self._ageing.is_watched(event.task_id):
+                    self._ageing.watch(event.task_id, now)
+            case TaskFinished():
+                self._end(event.task_id, now, "finished")
+            case TaskCancelled():
+                return self._cancelled(event.task_id, now)
+            case ObjectiveChanged():
+                return self._objective_changed(event, now)
+            case EngineUp():
+                self._engine_up(event)
+            case EngineDown():
+                self._engine_down(event.engine_id, now)
+            case EngineLoad():
+                self._note_load(event, now)
+        return []
+
+    def _ready(self, spec: TaskSpec, now: float) -> None:
         assert spec.task_id not in self._entries, "a task is ready once"
-        app = self._app(spec.app)
-        app.num_tasks += 1
-        entry = Entry(spec, app.arrival, spec.objective, spec.group)
-        self._entries[spec.task_id] = entry
-        _tell(
-            entry,
-            now,
-            f"ready: app {spec.app}, {spec.num_tokens} tokens, urgency {entry.objective.urgency.name}",
+        if "affinity" in self._disabled:
+            spec = msgspec.structs.replace(spec, prefix_hashes=(), prefix_tokens=())
+        app = self._apps.enter(spec.app, now)
+        self._num_ready += 1
+        arrival, arrived = app.arrival, app.arrived
+        if "app-fifo" in self._disabled:
+            arrival, arrived = self._num_ready, now
+        entry = Entry(
+            spec,
+            arrival,
+            spec.objective,
+            self._group(spec, spec.group),
+            arrived=arrived,
+            since=now,
+            due=due(spec.objective, arrived, now),
         )
-        self._enqueue(entry)
-        return self._drain(now)
+        entry.tell(
+            now, f"ready: app {spec.app}, {spec.num_tokens} tokens, urgency {spec.objective.urgency.name}"
+        )
+        self._entries[entry.id] = entry
+        self._groups.enter(entry.group)
+        self._queue.add(entry)
+        if entry.can_age:
+            self._ageing.watch(entry.id, now)
 
     def _cancelled(self, task_id: int, now: float) -> list[Action]:
         entry = self._entries.get(task_id)
         if entry is None:
             return []
-        engine_id = entry.engine_id
         self._end(task_id, now, "cancelled")
-        return [] if engine_id is None else [Abort(task_id, engine_id)]
+        return [] if entry.engine_id is None else [Abort(task_id, entry.engine_id)]
 
     def _objective_changed(self, event: ObjectiveChanged, now: float) -> list[Action]:
-        entry = self._entries.get(event.task_id)
-        if entry is None or (entry.objective, entry.group) == (event.objective, event.group):
+        entry, wanted = self._entries.get(event.task_id), event.objective
+        if entry is None:
             return []
-        entry.objective, entry.group = event.objective, event.group
-        _tell(
-            entry,
-            now,
-            f"objective: {event.objective.urgency.name}, step limit {event.objective.step_limit_ms}",
-        )
-        if entry.engine_id is not None:
-            return [Reprioritise(event.task_id, entry.engine_id, entry.key, entry.objective)]
-        heapq.heappush(self._queue, (entry.key, event.task_id))
-        return []
-
-    def _engine_up(self, event: EngineUp, now: float) -> list[Action]:
-        engine = self._engines.setdefault(event.engine_id, Engine(event.engine_id, event.capacity))
-        engine.capacity = event.capacity
-        return self._drain(now)
-
-    def _engine_down(self, engine_id: int, now: float) -> list[Action]:
-        engine = self._engines.pop(engine_id, None)
-        if engine is None:
+        group = self._group(entry.spec, event.group)
+        if (entry.objective, entry.group) == (wanted, group):
             return []
-        for task_id in engine.tasks:
-            entry = self._entries[task_id]
-            entry.engine_id = None
-            _tell(entry, now, f"engine {engine_id} went down")
-            self._enqueue(entry)
-        return self._drain(now)
+        self._unqueue(entry)
+        self._groups.enter(group)
+        self._groups.leave(entry.group)
+        if wanted.within_ms != entry.objective.within_ms:
+            entry.due = due(wanted, entry.arrived, now)
+        entry.objective, entry.group = wanted, group
+        entry.tell(now, f"objective: {wanted.urgency.name}, step limit {wanted.step_limit_ms}")
+        if not entry.can_age:
+            entry.aged = False
+            self._ageing.forget(entry.id)
+        elif not self._ageing.is_watched(entry.id):
+            self._ageing.watch(entry.id, now)
+        return self._rekeyed(entry)
 
-    def _note_load(self, event: EngineLoad) -> None:
+    def _engine_up(self, event: EngineUp) -> None:
         engine = self._engines.get(event.engine_id)
-        if engine is not None:
-            engine.num_running = event.num_running
-            engine.num_waiting = event.num_waiting
-            engine.free_tokens = event.free_tokens
+        if engine is None:
+            self._engines[event.engine_id] = Engine(event)
+        else:
+            engine.set_up(event)
 
-    def _enqueue(self, entry: Entry) -> None:
-        self.num_queued += 1
-        heapq.heappush(self._queue, (entry.key, entry.spec.task_id))
+    def _engine_down(self, engine_id: int, now: float) -> None:
+        engine = self._engines.pop(engine_id, None)
+        for task_id in engine.tasks if engine is not None else ():
+            entry = self._entries[task_id]
+            entry.engine_id, entry.since = None, now
+            entry.tell(now, f"engine {engine_id} went down")
+            self._queue.add(entry)
+
+    def _note_load(self, event: EngineLoad, now: float) -> None:
+        engine = self._engines.get(event.engine_id)
+        if engine is not None and engine.report(event.num_waiting):
+            self._look_again = now
+
+    def _age(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for task_id in self._ageing.promote(now, len(self._engines)):
+            entry = self._entries[task_id]
+            self._unqueue(entry)
+            entry.aged = True
+            entry.tell(now, "has waited long: treated as urgent")
+            actions += self._rekeyed(entry)
+        return actions
+
+    def _unqueue(self, entry: Entry) -> None:
+        """Before its key or group changes."""
+        if entry.engine_id is None:
+            self._queue.remove(entry)
+
+    def _rekeyed(self, entry: Entry) -> list[Action]:
+        """After that."""
+        if entry.engine_id is None:
+            self._queue.add(entry)
+            return []
+        objective = entry.acts_as
+        self._engines[entry.engine_id].change(
+            entry.id, objective.urgency, self._policy.limit_ms(entry), entry.key
+        )
+        return [Reprioritise(entry.id, entry.engine_id, entry.key, objective)]
 
     def _drain(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        while self._engines and self._queue:
-            key, task_id = heapq.heappop(self._queue)
-            entry = self._entries.get(task_id)
-            if entry is not None and entry.engine_id is None and entry.key == key:
-                actions.append(self._place(entry, now))
+        passed, tried = 0, set[Group]()
+        while self._may_go_on(passed, len(actions)) and (entry := self._queue.at(passed)) is not None:
+            placed = self._place_next(entry, tried, now)
+            passed += not placed
+            actions += placed
+        self._look_again = now + LOOK_AGAIN_S if len(actions) < MAX_PLACED else -math.inf
         return actions
 
-    def _place(self, entry: Entry, now: float) -> Dispatch:
-        spec, app = entry.spec, self._apps[entry.spec.app]
+    def _may_go_on(self, passed: int, placed: int) -> bool:
+        engines = len(self._engines)
+        return engines > 0 and passed <= MAX_OFFERS // engines and placed < MAX_PLACED
 
-        def cost(engine: Engine) -> tuple[int, bool, int]:
-            return placement_cost(engine, spec), engine.id != app.engine_id, engine.id
+    def _place_next(self, entry: Entry, tried: set[Group], now: float) -> list[Action]:
+        """`entry`, alone or with its group; nothing: it is held back. `tried`: groups without room as a whole."""
+        if entry.group is not None and entry.group not in tried and len(self._engines) > 1:
+            tried.add(entry.group)
+            members = self._queue.members(entry.group)
+            choice = self._policy.for_group(members)
+            if choice.offer.fit is not Fit.NOT:
+                return [self._place(member, choice, now) for member in members]
+        choice = self._policy.for_task(entry)
+        if choice.offer.queues and self._may_hold(entry, now):
+            if not entry.story[-1].endswith("held back"):
+                entry.tell(now, f"{choice.offer.reason()}: held back")
+            return []
+        return [self._place(entry, choice, now)]
 
-        engine = min(self._engines.values(), key=cost)
-        _tell(
-            entry,
-            now,
-            f"placed on engine {engine.id}: cost {placement_cost(engine, spec)} of "
-            f"{len(self._engines)} engines, shares {engine.shared_tokens(spec)} tokens",
+    def _may_hold(self, entry: Entry, now: float) -> bool:
+        """As long as every engine has work, whose end lets this be looked at again."""
+        engines = self._engines.values()
+        return (
+            len(engines) > 1
+            and self._queue.num_tokens <= self._hold_tokens * len(engines)
+            and now - entry.since < MAX_HOLD_S
+            and all(engine.tasks and engine.is_last(entry.key) for engine in engines)
         )
-        engine.place(spec)
-        app.engine_id = entry.engine_id = engine.id
-        self.num_queued -= 1
-        return Dispatch(spec.task_id, engine.id, entry.key, entry.objective)
+
+    def _place(self, entry: Entry, choice: Choice, now: float) -> Dispatch:
+        self._queue.remove(entry)
+        engine, objective, key = choice.offer.engine, entry.acts_as, entry.key
+        fits = choice.offer.fit is not Fit.NOT
+        engine.place(entry.spec, objective.urgency, self._policy.limit_ms(entry), key, fits=fits)
+        entry.engine_id = self._apps[entry.spec.app].engine_id = engine.id
+        self._groups.settle(entry.group, engine.id)
+        entry.tell(now, f"placed on engine {engine.id}: {choice.why}, {choice.offer.reason()}")
+        return Dispatch(entry.id, engine.id, key, objective)
 
     def _end(self, task_id: int, now: float, how: str) -> None:
         entry = self._entries.pop(task_id, None)
         if entry is None:
             return
         if entry.engine_id is None:
-            self.num_queued -= 1
+            self._queue.remove(entry)
         else:
-            self._engines[entry.engine_id].remove(entry.spec)
-        self._leave(entry.spec.app)
-        _tell(entry, now, how)
+            self._engines[entry.engine_id].remove(task_id)
+        self._apps.leave(entry.spec.app)
+        self._groups.leave(entry.group)
+        self._ageing.forget(task_id)
+        entry.tell(now, how)
         self._ended[task_id] = tuple(entry.story)
         if len(self._ended) > MAX_STORIES:
             self._ended.popitem(last=False)
 
-    def _app(self, name: str) -> App:
-        app = self._apps.get(name)
-        if app is None:
-            self._arrivals += 1
-            app = self._apps[name] = App(self._arrivals)
-        self._idle_apps.pop(name, None)
-        return app
-
-    def _leave(self, name: str) -> None:
-        """An application keeps its place between two tasks; the ones that were idle longest are forgotten."""
-        app = self._apps[name]
-        app.num_tasks -= 1
-        if not app.num_tasks:
-            self._idle_apps[name] = None
-            if len(self._idle_apps) > MAX_IDLE_APPS:
-                del self._apps[self._idle_apps.popitem(last=False)[0]]
+    def _group(self, spec: TaskSpec, name: str | None) -> Group | None:
+        return None if name is None or "task-groups" in self._disabled else (spec.app, name)
 
     def check_invariants(self) -> None:
-        queued = {id for id, entry in self._entries.items() if entry.engine_id is None}
-        assert self.num_queued == len(queued)
-        assert not (queued and self._engines), "nothing waits while an engine is up"
-        assert queued <= {id for key, id in self._queue if id in queued and self._entries[id].key == key}
+        entries = self._entries.values()
+        queued = [entry for entry in entries if entry.engine_id is None]
+        self._queue.check_invariants(queued)
+        self._apps.check_invariants(entry.spec.app for entry in entries)
+        self._groups.check_invariants(entry.group for entry in entries)
+        self._ageing.check_invariants({entry.id for entry in entries if entry.can_age})
+        assert self._ageing.promoted == {entry.id for entry in entries if entry.aged}
+        placed = {entry.id: entry.engine_id for entry in entries if entry.engine_id is not None}
+        assert placed == {id: engine.id for engine in self._engines.values() for id in engine.tasks}
         for engine in self._engines.values():
-            specs = [self._entries[id].spec for id in engine.tasks]
-            assert engine.promised == sum(map(footprint, specs))
-            assert all(self._entries[id].engine_id == engine.id for id in engine.tasks)
-        placed = {id for engine in self._engines.values() for id in engine.tasks}
-        assert placed | queued == self._entries.keys()
-        counts = Counter(entry.spec.app for entry in self._entries.values())
-        for name, app in self._apps.items():
-            assert app.num_tasks == counts[name]
-            assert (app.num_tasks == 0) == (name in self._idle_apps)
-
-
-def _tell(entry: Entry, now: float, what: str) -> None:
-    entry.story.append(f"{now:.6f} {what}")
+            engine.check_invariants()
+            for task_id, placement in engine.tasks.items():
+                entry = self._entries[task_id]
+                assert (placement.key, placement.limit_ms) == (entry.key, self._policy.limit_ms(entry))
+        if queued and self._engines and self._look_again != -math.inf:
+            assert len(self._engines) > 1, "one engine: nothing waits here"
+            assert all(engine.tasks for engine in self._engines.values()), "nothing waits for an idle engine"
+            assert self._queue.num_tokens <= self._hold_tokens * len(self._engines)

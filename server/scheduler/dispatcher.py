@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -28,6 +29,10 @@ from server.tokenizer import Tokenizer
 __all__ = ["Dispatcher", "Generation", "Work"]
 
 log = logging.getLogger(__name__)
+
+MAX_APPS_TOLD = 1000
+MAX_TASKS_TOLD = 200
+"""Of one application. AppScheduler remembers the stories of a thousand tasks that have ended."""
 
 
 class Dispatcher:
@@ -50,6 +55,7 @@ class Dispatcher:
         self._ids = itertools.count(1)
         self._live: dict[int, Generation] = {}
         self._trial = asyncio.Lock()
+        self._recent: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -64,6 +70,11 @@ class Dispatcher:
         """Returns when no task is in flight."""
         await self._idle.wait()
 
+    def stories(self, tenant: str, app: str) -> dict[int, tuple[str, ...]]:
+        """What happened to the last tasks of an application, as far as it is remembered; by task id."""
+        told = {id: self._scheduler.story(id) for id in self._recent.get((tenant, app), ())}
+        return {id: lines for id, lines in told.items() if lines}
+
     def reprioritise(self, task_id: int, objective: Objective, group: str | None) -> None:
         self._handle(events.ObjectiveChanged(task_id, objective, group))
 
@@ -77,8 +88,11 @@ class Dispatcher:
         spec = work.spec
         clock = RequestClock(self._metrics, self._admission, spec)
         assembler = TextAssembler(tokenizer, work.params)
-        generation = self._live[spec.task_id] = Generation(work, self.pool, self._trial, assembler, clock)
+        generation = self._live[spec.task_id] = Generation(
+            work, self.pool, self._trial, assembler, clock, self._on_start
+        )
         self._idle.clear()
+        self._remember(spec)
         ended: events.Event = events.TaskCancelled(spec.task_id)
         deadline = asyncio.timeout(self._request_timeout)
         try:
@@ -107,6 +121,15 @@ class Dispatcher:
             if not self._live:
                 self._idle.set()
 
+    def _remember(self, spec: events.TaskSpec) -> None:
+        key = (spec.tenant, spec.app)
+        tasks = self._recent.get(key)
+        if tasks is None:
+            tasks = self._recent[key] = deque(maxlen=MAX_TASKS_TOLD)
+            if len(self._recent) > MAX_APPS_TOLD:
+                self._recent.popitem(last=False)
+        tasks.append(spec.task_id)
+
     def _handle(self, event: events.Event) -> None:
         for action in self._scheduler.handle(event, time.monotonic()):
             match action:
@@ -120,10 +143,13 @@ class Dispatcher:
                 case events.Abort():
                     pass  # the task's own context has told the engine when it was left
 
+    def _on_start(self, task_id: int) -> None:
+        self._handle(events.TaskStarted(task_id))
+
     def _on_up(self, engine_id: int, ready: Ready) -> None:
         load = self._metrics.engines.setdefault(engine_id, EngineLoad())
         load.start(ready)
-        self._handle(events.EngineUp(engine_id, ready.num_blocks * ready.block_size))
+        self._handle(events.EngineUp(engine_id, ready.num_blocks * ready.block_size, ready.max_num_seqs))
 
     def _on_down(self, engine_id: int, message: str) -> None:
         if (load := self._metrics.engines.get(engine_id)) is not None:

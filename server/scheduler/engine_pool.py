@@ -25,6 +25,9 @@ from server.scheduler.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
+GRACE_S = 2.0
+"""How long the step that runs may take when the server ends."""
+
 RELOAD_PATIENCE = 5.0
 """A restart may take so many times as long as the first load, plus the step timeout, before it is killed."""
 
@@ -120,8 +123,11 @@ class EnginePool:
     async def close(self) -> None:
         """End the processes. Those that still load are ended too."""
         self._closing = True
-        clients = [state.client for state in self.states if state.client is not None]
-        await asyncio.gather(*(client.close() for client in clients))
+        live = [(state.client, state.status) for state in self.states if state.client is not None]
+        # One that loads does not listen before it has loaded.
+        await asyncio.gather(
+            *(client.close(GRACE_S if status == "ready" else 0.0) for client, status in live)
+        )
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.types import Key, Objective
+from server.scheduler.calibration import Calibration
 
 
 class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,7 +17,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     `app` is the session or request that it belongs to, `order` its topological order therein, `num_tokens`
     the length of its prompt. `prefix_hashes` and `prefix_tokens` are aligned: the hash of so many leading ids
-    of the prompt, ascending (`graph.prefix.prefix_hashes`).
+    of the prompt, ascending (`graph.prefix.prefix_hashes`). `expected_tokens`: of the output, where somebody can
+    tell; else `max_tokens` counts. `group_size`: how many tasks its group will have, itself included, where known.
     """
 
     task_id: int
@@ -27,6 +29,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     order: int = 0
     objective: Objective = Objective()
     group: str | None = None
+    group_size: int = 1
+    expected_tokens: int | None = None
     prefix_hashes: tuple[bytes, ...] = ()
     prefix_tokens: tuple[int, ...] = ()
     model: str = ""
@@ -34,6 +38,12 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 class TaskReady(msgspec.Struct, frozen=True, tag=True):
     spec: TaskSpec
+
+
+class TaskStarted(msgspec.Struct, frozen=True, tag=True):
+    """Its first token came: it does not wait any more."""
+
+    task_id: int
 
 
 class TaskFinished(msgspec.Struct, frozen=True, tag=True):
@@ -54,11 +64,17 @@ class ObjectiveChanged(msgspec.Struct, frozen=True, tag=True, omit_defaults=True
     group: str | None = None
 
 
-class EngineUp(msgspec.Struct, frozen=True, tag=True):
-    """The engine takes requests. `capacity` is its KV cache in tokens."""
+class EngineUp(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """The engine takes requests. Again: it was calibrated anew.
+
+    `capacity` is its KV cache in tokens, `max_num_seqs` the sequences that it runs at once (None: any number),
+    `calibration` what a limit per step leaves of the capacity (None: everything).
+    """
 
     engine_id: int
     capacity: int
+    max_num_seqs: int | None = None
+    calibration: Calibration | None = None
 
 
 class EngineDown(msgspec.Struct, frozen=True, tag=True):
@@ -76,7 +92,16 @@ class EngineLoad(msgspec.Struct, frozen=True, tag=True):
     free_tokens: int
 
 
-Event = TaskReady | TaskFinished | TaskCancelled | ObjectiveChanged | EngineUp | EngineDown | EngineLoad
+Event = (
+    TaskReady
+    | TaskStarted
+    | TaskFinished
+    | TaskCancelled
+    | ObjectiveChanged
+    | EngineUp
+    | EngineDown
+    | EngineLoad
+)
 
 
 class Dispatch(msgspec.Struct, frozen=True, tag=True):

@@ -14,7 +14,7 @@ Leaves to the Dispatcher: where it is placed (`place`, `fail`), and whom a death
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from engine.client import EngineDied
@@ -47,17 +47,25 @@ class Generation:
     """A task's text, as an async iterator that ends after the delta with a finish_reason.
 
     Owns the place that was decided last, the tokens so far and the strikes. `trial` is held by the one suspect that
-    is being tried. Iterated by one asyncio task, which also calls `open` and `close`.
+    is being tried; `on_start` hears of the first delta of each life. Iterated by one asyncio task, which also calls
+    `open` and `close`.
     """
 
     def __init__(
-        self, work: Work, pool: EnginePool, trial: asyncio.Lock, assembler: TextAssembler, clock: RequestClock
+        self,
+        work: Work,
+        pool: EnginePool,
+        trial: asyncio.Lock,
+        assembler: TextAssembler,
+        clock: RequestClock,
+        on_start: Callable[[int], None],
     ) -> None:
         self._work = work
         self._pool = pool
         self._trial = trial
         self._assembler = assembler
         self._clock = clock
+        self._on_start = on_start
         self._place: Dispatch | None = None
         self._objective, self._key = work.spec.objective, (0,)
         self._failure: ApiError | None = None
@@ -131,6 +139,7 @@ class Generation:
             except EngineDied:
                 continue
             self._deltas, self._sent, self._progressed = deltas, place, False
+            self._clock.sent()
             return
 
     async def close(self) -> None:
@@ -154,7 +163,7 @@ class Generation:
                 continue
             delta = self._noted(delta)
             text = self._assembler.feed(delta)
-            self._clock.tokens(len(delta.token_ids))
+            self._clock.tokens(len(delta.token_ids), delta.queue_ms)
             if text is None:
                 continue
             if text.finish_reason is not None:
@@ -168,6 +177,7 @@ class Generation:
         if not self._progressed:
             self._progressed = True
             self._end_trial()
+            self._on_start(delta.id)
             if self._cached_tokens is None:
                 self._cached_tokens = delta.cached_tokens
         if delta.cached_tokens == self._cached_tokens:
@@ -180,6 +190,7 @@ class Generation:
             cached_tokens=self._cached_tokens or 0,
             logprobs=delta.logprobs,
             error=delta.error,
+            queue_ms=delta.queue_ms,
         )
 
     async def _placed(self) -> None:

@@ -7,11 +7,15 @@ makes the same state, so a journal has to store nothing else. Effects are what t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
 from engine.types import Objective
 from server.graph.call import CallSpec, Task, VariableSpec
+
+Ending = Literal["was deleted", "has expired", "made room for another one"]
+"""How a session ends; "The session" stands before it."""
 
 
 class Asked(msgspec.Struct, frozen=True, array_like=True):
@@ -76,17 +80,22 @@ class TaskFinished(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
 
 class TaskFailed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """`code` and `kind` are the code and the type of the error that a client would have got for it."""
+
     task: str
     message: str
     code: str = "engine_error"
+    kind: str = "server_error"
 
 
-class CallCancelled(msgspec.Struct, frozen=True, tag=True):
-    call: str
+class CallsCancelled(msgspec.Struct, frozen=True, tag=True):
+    """One call, or several at once: then one that needs another is cancelled too, and has not failed."""
+
+    calls: tuple[str, ...]
 
 
 class SessionClosed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    reason: str = "the session was deleted"
+    reason: Ending = "was deleted"
 
 
 SessionEvent = (
@@ -97,7 +106,7 @@ SessionEvent = (
     | TaskOutput
     | TaskFinished
     | TaskFailed
-    | CallCancelled
+    | CallsCancelled
     | SessionClosed
 )
 

@@ -16,6 +16,8 @@ class Limits:
     value: int = 4 * 2**20
     context: int = 8 * 2**20
     segments: int = 4096  # of one template
+    submit_segments: int = 100_000  # of all templates of one submit
+    submit_transforms: int = 100_000  # of one submit: the sizes of its different pipelines
     outputs: int = 64  # of one call
     fan_out: int = 20_000  # tasks that read one variable
     max_ttl: float = 7 * 86400.0  # seconds

@@ -8,12 +8,14 @@ any order.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from engine.types import Objective
 from parrot import wire
-from server import sampling
+from server import sampling, structured
 from server.errors import ApiError, BadRequest, Conflict, NotFound, TooLarge
 from server.generation import GenerationParams
 from server.graph import objective, order, template, transform
@@ -77,6 +79,10 @@ class Draft:
     _produced: set[str] = field(default_factory=set)
     _reads: dict[str, int] = field(default_factory=dict)
     _templates: dict[str, Template] = field(default_factory=dict)
+    _pipelines: dict[str, int] = field(default_factory=dict)
+    _transforms: int = 0
+    _sampled: tuple[wire.Sampling, GenerationParams] | None = None
+    _segments: int = 0
 
     def give(self, name: str, value: str, param: str) -> None:
         """A variable's value that comes with the submit."""
@@ -141,12 +147,13 @@ class Draft:
             raise BadRequest("The server was started without --allow-public-prefixes.", param=f"{at}.share")
         found = self._template(call, at)
         source = f"{at}.{'messages' if found.chat else 'prompt'}"
-        template.check_names(found.segments, source)
-        outputs = template.outputs(found.segments)
+        self._segments += len(found.segments)
+        if self._segments > self.limits.submit_segments:
+            raise _too_much(f"{self.limits.submit_segments} template segments", source)
+        inputs, outputs = template.names(found.segments, source)
         if len(outputs) > self.limits.outputs:
             raise BadRequest(f"A call may have at most {self.limits.outputs} outputs.", param=source)
-        inputs = template.inputs(found.segments)
-        given = self._placeholders(call, {*inputs}, {*outputs}, at)
+        given = self._placeholders(call, inputs, outputs, at) if call.placeholders else {}
         bound = [self._input(name, *given.get(name, (None, source))) for name in inputs]
         produced = [self._output(name, *given.get(name, (None, source))) for name in outputs]
         self._count_reads(bound, source)
@@ -181,7 +188,7 @@ class Draft:
         return known
 
     def _placeholders(
-        self, call: wire.Call, inputs: set[str], outputs: set[str], at: str
+        self, call: wire.Call, inputs: Collection[str], outputs: Collection[str], at: str
     ) -> dict[str, tuple[wire.Placeholder, str]]:
         """By name, each with the field that it came in."""
         found: dict[str, tuple[wire.Placeholder, str]] = {}
@@ -195,7 +202,8 @@ class Draft:
             if placeholder.in_out is not None and (placeholder.in_out in ("out", True)) != (name in outputs):
                 kind = "an output" if name in outputs else "an input"
                 raise BadRequest(f"{name!r} is {kind} in the template.", param=f"{field}.in_out")
-            _check_transforms(placeholder.transforms, f"{field}.transforms")
+            if placeholder.transforms:
+                self._check_transforms(placeholder.transforms, f"{field}.transforms")
             found[name] = placeholder, field
         return found
 
@@ -221,17 +229,18 @@ class Draft:
             return OutputSpec(name, self._bind_output(name, field), self._params(_NO_SAMPLING, field))
         if placeholder.value is not None:
             raise BadRequest(f"{name!r} is an output: value is for inputs.", param=f"{field}.value")
-        if placeholder.format is not None:
-            raise BadRequest(
-                "Structured output is not supported yet.", param=f"{field}.format", code="unsupported_field"
-            )
         variable = self._bind_output(placeholder.semantic_var_id or name, f"{field}.semantic_var_id")
         params = self._params(placeholder.sampling or _NO_SAMPLING, f"{field}.sampling")
+        if placeholder.format is not None:
+            grammar = structured.of_format(placeholder.format, f"{field}.format")
+            params = structured.constrained(params, grammar, f"{field}.sampling.")
         return OutputSpec(name, variable, params, placeholder.transforms or None)
 
     def _params(self, fields: wire.Sampling, param: str) -> GenerationParams:
         if fields.n is not None and fields.n != 1:
             raise BadRequest("An output is generated once: n must be 1.", param=f"{param}.n")
+        if self._sampled is not None and self._sampled[0] == fields:
+            return self._with_new_seed(self._sampled[1])
         environment = self.environment
         params = sampling.validate(
             fields,
@@ -240,7 +249,29 @@ class Draft:
             draw_seed=environment.draw_seed,
             param=f"{param}.",
         )
-        return replace(params, fit=fields.max_tokens is None, seeded=fields.seed is not None)
+        params = replace(params, fit=fields.max_tokens is None, seeded=fields.seed is not None)
+        self._sampled = fields, params
+        return params
+
+    def _with_new_seed(self, params: GenerationParams) -> GenerationParams:
+        """As if the same fields were validated once more."""
+        if params.seeded:
+            return params
+        seed = self.environment.draw_seed()
+        return replace(params, sampling=msgspec.structs.replace(params.sampling, seed=seed))
+
+    def _check_transforms(self, source: str, param: str) -> None:
+        if source in self._pipelines:
+            return
+        try:
+            self._pipelines[source] = transform.parse(source, param=param).size
+        except ApiError:
+            raise
+        except Exception as error:  # a library's parser that fails in a way of its own
+            raise BadRequest(f"The transforms cannot be read: {error}.", param=param) from error
+        self._transforms += self._pipelines[source]
+        if self._transforms > self.limits.submit_transforms:
+            raise _too_much("so many different transforms", param)
 
     def _bind(self, ref: str, param: str) -> str:
         """The id of the variable that `ref` means; a name that is new makes one."""
@@ -308,14 +339,8 @@ def check_assignable(variable: SemanticVariable, value: str, param: str) -> bool
     return True
 
 
-def _check_transforms(source: str | None, param: str) -> None:
-    if source:
-        try:
-            transform.parse(source, param=param)
-        except ApiError:
-            raise
-        except Exception as error:  # a library's parser that fails in a way of its own
-            raise BadRequest(f"The transforms cannot be read: {error}.", param=param) from error
+def _too_much(what: str, param: str) -> BadRequest:
+    return BadRequest(f"One submit may have at most {what}.", param=param, code="limit_exceeded")
 
 
 def _warnings(found: Template, outputs: Iterable[OutputSpec]) -> Iterable[str]:

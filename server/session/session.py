@@ -11,7 +11,7 @@ Leaves to others: views of the state (`session.views`), running tasks (`service`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from parrot import wire
 from server.errors import BadRequest, Gone, NotFound, TooLarge
@@ -22,9 +22,10 @@ from server.graph.order import Orders
 from server.graph.prefix import Kept
 from server.graph.variable import SemanticVariable
 from server.session.events import (
-    CallCancelled,
+    CallsCancelled,
     CallsSubmitted,
     Effects,
+    Ending,
     ObjectiveRequested,
     SessionClosed,
     SessionEvent,
@@ -54,8 +55,9 @@ class Session:
         model: str | None = None,
         metadata: Mapping[str, str] | None = None,
         limits: Limits | None = None,
+        evictable: bool = False,
     ) -> None:
-        """Raises BadRequest that names `ttl` or `metadata`."""
+        """Raises BadRequest that names `ttl` or `metadata`. `evictable`: it may end when others need room."""
         self.limits = limits or Limits()
         self.ttl = DEFAULT_TTL if ttl is None else ttl
         if not 0 < self.ttl <= self.limits.max_ttl:
@@ -71,13 +73,18 @@ class Session:
             )
         self.created_at = now
         self.touched_at = now
-        self.closed = False
+        self.evictable = evictable
+        self.ending: Ending | None = None
         self.graph = CallGraph(max_context=self.limits.context, max_size=self.limits.size)
 
     @property
     def expires_at(self) -> float:
         """A session lives for its ttl after it was last used."""
         return self.touched_at + self.ttl
+
+    @property
+    def closed(self) -> bool:
+        return self.ending is not None
 
     @property
     def is_running(self) -> bool:
@@ -109,7 +116,7 @@ class Session:
 
     def plan_set(self, ref: str, value: str, environment: Environment) -> VariableSet | None:
         """None: the variable has this very value. Raises NotFound (an id), BadRequest, Conflict, TooLarge."""
-        self._check_open()
+        self.check_open()
         check_size(value, self.limits, "value")
         if self.graph.size + len(value) > self.limits.size:
             raise TooLarge(f"A session may hold at most {self.limits.size} characters.", param="value")
@@ -127,12 +134,16 @@ class Session:
         self, ref: str, criteria: wire.Criteria | None, *, param: str = "criteria"
     ) -> ObjectiveRequested:
         """Raises NotFound, and BadRequest for wrong criteria."""
-        self._check_open()
+        self.check_open()
         return ObjectiveRequested(self.graph.variable(ref).id, objective.parse(criteria, param=param))
 
-    def plan_cancel(self, call_id: str) -> CallCancelled:
+    def plan_cancel(self, call_id: str) -> CallsCancelled:
         """Also of a call that has ended, which changes nothing. Raises NotFound."""
-        return CallCancelled(self.call(call_id).id)
+        return self.plan_cancel_all([call_id])
+
+    def plan_cancel_all(self, call_ids: Iterable[str]) -> CallsCancelled:
+        """As `plan_cancel`, for calls that belong together: they are all cancelled, none because of another."""
+        return CallsCancelled(tuple(self.call(call_id).id for call_id in call_ids))
 
     def apply(self, event: SessionEvent, now: float) -> Effects:
         """The only door. What comes too late, because its task has ended, has no effect."""
@@ -156,6 +167,11 @@ class Session:
         """Raises KeyError: ids of tasks come from effects, not from clients."""
         return self.graph.tasks[task_id]
 
+    def check_open(self) -> None:
+        """Raises Gone that says how the session ended."""
+        if self.ending is not None:
+            raise Gone(f"The session {self.id} {self.ending}.", param="session_id")
+
     def check_invariants(self) -> None:
         """Raises AssertionError."""
         invariants.check(self.graph)
@@ -171,18 +187,18 @@ class Session:
                 kept = Kept(event.token_ids, event.text, event.truncated)
                 return graph.finish(event.task, kept, _usage(event), now)
             case TaskFailed():
-                return graph.fail(event.task, event.message, event.code, now)
+                return graph.fail(event.task, event.message, event.code, event.kind, now)
             case CallsSubmitted():
                 return self._submit(event, now)
             case VariableSet():
                 return graph.set(VariableSpec(event.id, event.name, event.value), now)
             case ObjectiveRequested():
                 return graph.request(event.variable, event.objective)
-            case CallCancelled():
-                return graph.cancel(graph.calls[event.call], "the call was cancelled", now)
+            case CallsCancelled():
+                return graph.cancel(map(graph.calls.__getitem__, event.calls), "the call was cancelled", now)
             case SessionClosed():
-                self.closed = True
-                return graph.close(event.reason, now)
+                self.ending = event.reason
+                return graph.close(f"the session {event.reason}", now)
 
     def _submit(self, event: CallsSubmitted, now: float) -> Changes:
         changes = self.graph.add(event.variables, event.calls, Orders(event.orders, event.moved), now)
@@ -202,16 +218,12 @@ class Session:
         variables: Mapping[str, str] | None,
         model: str | None,
     ) -> Draft:
-        self._check_open()
+        self.check_open()
         draft = Draft(self.graph, self.limits, environment)
         for name, value in (variables or {}).items():
             draft.give(name, value, f"variables.{name[:140]}")
         draft.submit(calls, model or self.model)
         return draft
-
-    def _check_open(self) -> None:
-        if self.closed:
-            raise Gone("The session was deleted.", param="session_id")
 
 
 def _is_small(entry: tuple[str, str]) -> bool:

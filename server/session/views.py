@@ -11,9 +11,11 @@ from collections.abc import Iterable
 from parrot import wire
 from server.graph import objective
 from server.graph.call import Call, Task
-from server.graph.variable import SemanticVariable
+from server.graph.variable import MAX_CAUSES, SemanticVariable
 from server.session.events import CallsSubmitted
 from server.session.session import Session
+
+LISTED_CAUSES = 3  # of each failure in a list
 
 
 def session_info(session: Session) -> wire.SessionInfo:
@@ -44,24 +46,33 @@ def submit_answer(event: CallsSubmitted) -> wire.SubmitAnswer:
 
 
 def variable_info(variable: SemanticVariable) -> wire.VariableInfo:
+    return _variable_info(variable, error_of(variable), reason(variable))
+
+
+def variable_infos(session: Session) -> list[wire.VariableInfo]:
+    """All of them, in time that is linear in the size of the graph."""
+    variables = session.graph.variables.values()
+    known: dict[str, str] = {}
+    return [_variable_info(v, error_of(v, LISTED_CAUSES), reason(v, known)) for v in variables]
+
+
+def _variable_info(
+    variable: SemanticVariable, error: wire.VariableError | None, reason: str | None
+) -> wire.VariableInfo:
     return wire.VariableInfo(
         id=variable.id,
         name=variable.name,
         state=variable.state,
         value=variable.value,
-        error=error_of(variable),
-        reason=reason(variable),
+        error=error,
+        reason=reason,
         producer=None if variable.producer is None else variable.producer.call.id,
         consumers=list(dict.fromkeys(task.call.id for task in variable.consumers)),
     )
 
 
-def variable_infos(session: Session) -> list[wire.VariableInfo]:
-    return [variable_info(variable) for variable in session.graph.variables.values()]
-
-
-def error_of(variable: SemanticVariable) -> wire.VariableError | None:
-    return None if variable.failure is None else variable.failure.error()
+def error_of(variable: SemanticVariable, max_causes: int = MAX_CAUSES) -> wire.VariableError | None:
+    return None if variable.failure is None else variable.failure.error(max_causes)
 
 
 def call_info(call: Call) -> wire.CallInfo:
@@ -112,21 +123,35 @@ def timing(calls: Iterable[Call]) -> wire.Timing:
     )
 
 
-def reason(variable: SemanticVariable) -> str | None:
-    """Why it has no value yet: what stands at the end of what it waits for. None when it has ended."""
+def reason(variable: SemanticVariable, known: dict[str, str] | None = None) -> str | None:
+    """Why it has no value yet: what stands at the end of what it waits for. None when it has ended.
+
+    `known`: the reasons of those that wait for something, by their ids; filled on the way.
+    """
     if variable.ended:
         return None
-    steps = 0
-    while (task := variable.producer) is not None:
-        blocked = _blocked(task)
-        if blocked is None:
-            state = "is running" if task.state == "running" else "is queued"
-            return f"waits for {task.call.id}, which {state}"
-        variable = blocked
-        steps += 1
-    if steps == 0:
+    if variable.producer is None:
         return "has no producer and no value"
-    return f"waits for the variable {variable.name!r}, which has no producer and no value"
+    known = {} if known is None else known
+    passed: list[str] = []
+    while (found := known.get(variable.id)) is None:
+        passed.append(variable.id)
+        if isinstance(end := _end_or_blocked(variable), str):
+            found = end
+            break
+        variable = end
+    known.update(dict.fromkeys(passed, found))
+    return found
+
+
+def _end_or_blocked(variable: SemanticVariable) -> str | SemanticVariable:
+    """The reason that everybody has who waits for it, or the variable that it waits for itself."""
+    task = variable.producer
+    if task is None:
+        return f"waits for the variable {variable.name!r}, which has no producer and no value"
+    if (blocked := _blocked(task)) is not None:
+        return blocked
+    return f"waits for {task.call.id}, which {'is running' if task.state == 'running' else 'is queued'}"
 
 
 def _blocked(task: Task) -> SemanticVariable | None:

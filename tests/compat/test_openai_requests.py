@@ -25,21 +25,11 @@ ASKING = {
     "best_of": 2,
     "use_beam_search": True,
     "prompt_logprobs": 0,
-    "response_format": {"type": "json_object"},
-    "structured_outputs": {"regex": "a"},
-    "guided_json": {},
-    "guided_regex": "a",
-    "guided_choice": ["a"],
-    "guided_grammar": "a",
-    "bad_words": ["a"],
-    "allowed_token_ids": [1],
     "logits_processors": ["a"],
     "truncate_prompt_tokens": 5,
     "prompt_embeds": "AAAA",
 }
 ASKING_CHAT = {
-    "tools": [{"type": "function"}],
-    "tool_choice": "required",
     "functions": [{}],
     "function_call": {"name": "f"},
     "modalities": ["text", "audio"],
@@ -155,8 +145,6 @@ def test_prompts_times_choices_are_capped() -> None:
     ("message", "param"),
     [
         ({"role": "wizard", "content": "x"}, "messages[1].role"),
-        ({"role": "tool", "content": "x", "tool_call_id": "1"}, "messages[1].role"),
-        ({"role": "assistant", "tool_calls": [{}]}, "messages[1].tool_calls"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "messages[1].content[0].type"),
         (
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text"}]},
@@ -188,6 +176,17 @@ def test_an_answer_of_ours_may_come_back_as_history() -> None:
         ({"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs.chat_template"),
         ({"chat_template_kwargs": {"enable_thinking": "no"}}, "chat_template_kwargs.enable_thinking"),
         ({"top_logprobs": 2}, "top_logprobs"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "x", "function": {"name": "f"}}]}, "tools[0].type"),
+        ({"tools": [{"function": {"name": "no spaces"}}]}, "tools[0].function.name"),
+        ({"tools": [{"function": {"name": "f"}}] * 2}, "tools"),
+        (
+            {
+                "tools": [{"function": {"name": "f"}}],
+                "tool_choice": {"type": "function", "function": {"name": "g"}},
+            },
+            "tool_choice.function.name",
+        ),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ],
 )

@@ -51,8 +51,9 @@ def is_up(server: Server) -> bool:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """One slow engine, and a watchdog that waits for a second only."""
-    with serve(*SLOW_STEPS, "--step-timeout", "1", "--sim-crash-token", str(CRASH_TOKEN)) as server:
+    """One slow engine, a watchdog that waits for a second only, and no answers from memory."""
+    flags = ("--step-timeout", "1", "--sim-crash-token", str(CRASH_TOKEN), "--disable", "call-dedup")
+    with serve(*SLOW_STEPS, *flags) as server:
         yield server
 
 
@@ -143,10 +144,10 @@ def test_a_program_ends_right_when_its_engine_is_killed_meanwhile(server: Server
 
 def test_a_request_that_kills_engines_fails_alone(server: Server) -> None:
     assert until(lambda: is_up(server))
-    undisturbed = Api(server.url).events("POST", "/v1/completions", streamed(300))
+    undisturbed = Api(server.url).events("POST", "/v1/completions", streamed(200))
     answers: list[Answer] = []
     poison = {"prompt": [5, CRASH_TOKEN], "max_tokens": 5}
-    with Api(server.url).stream("POST", "/v1/completions", streamed(300)) as stream:
+    with Api(server.url).stream("POST", "/v1/completions", streamed(200)) as stream:
         events = [next(stream) for _ in range(3)]
         client = threading.Thread(
             target=lambda: answers.append(Api(server.url)("POST", "/v1/completions", poison))

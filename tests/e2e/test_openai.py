@@ -247,11 +247,15 @@ def test_errors_are_the_package_s_own_and_name_the_field(client: OpenAI, model: 
         ("chat/completions", {"messages": []}, "messages"),
         ("chat/completions", {"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ("chat/completions", {"messages": [{"role": "user", "content": "word " * 20_000}]}, "messages"),
-        ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, "tools"),
         (
             "chat/completions",
-            {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_object"}},
-            "response_format",
+            {"messages": [{"role": "user", "content": "x"}], "tools": [{}]},
+            "tools[0].function",
+        ),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "poem"}},
+            "response_format.type",
         ),
     ],
 )

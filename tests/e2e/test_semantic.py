@@ -485,7 +485,8 @@ def test_what_cannot_be_served_is_refused_by_name(
         ("transforms", "explode"),
         ("transforms", "regex('(')"),
         ("semantic_var_id", "no spaces"),
-        ("format", {"type": "regex", "regex": "a"}),
+        ("format", {"type": "regex", "regex": "("}),
+        ("format", {"type": "poem"}),
     ],
 )
 def test_a_placeholder_that_cannot_be_honoured_is_refused_by_name(

@@ -459,3 +459,14 @@ def test_an_id_is_used_by_one_live_request() -> None:
     engine.add(1, prompt(10))
     with pytest.raises(ValueError, match="request 1"):
         engine.add(1, prompt(10))
+
+
+def test_the_first_token_says_how_long_the_request_waited_for_its_first_step() -> None:
+    engine = Engine(replace(LIMITS, max_num_seqs=1))
+    for index in (1, 2):
+        request = Generate(index, tuple(prompt(10, seed=index)), SamplingParams(max_tokens=2, seed=index))
+        engine.scheduler.add(request, now=10.0)
+    for now in (10.5, 11.0, 12.0, 13.0):
+        engine.step(now)
+    assert [delta.queue_ms for delta in engine.deltas[1]] == [pytest.approx(500.0), None]
+    assert [delta.queue_ms for delta in engine.deltas[2]] == [pytest.approx(2000.0), None]

@@ -26,7 +26,7 @@ prompts = st.builds(
     st.integers(0, 60),
     st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=6),
 )
-objectives = st.builds(Objective, st.sampled_from(Urgency))
+objectives = st.builds(Objective, st.sampled_from(Urgency), st.none() | st.floats(0.01, 20))
 keys = st.lists(st.integers(0, 3), max_size=2).map(tuple)
 
 
@@ -52,6 +52,7 @@ class Scheduling(RuleBasedStateMachine):
         self.requests: dict[int, Generate | Warm] = {}
         self.outputs: dict[int, list[int]] = {}
         self.in_flight: deque[SampledTokens] = deque()
+        self.step_ms = 1.0  # what its steps are said to take: any nonsense
         self.next_id = 0
 
     @rule(
@@ -109,8 +110,9 @@ class Scheduling(RuleBasedStateMachine):
     def hint(self, prompt: tuple[int, ...], salts: tuple[Salt, ...], next_use: int | None) -> None:
         self.scheduler.hint(Hint(prompt, salts, next_use))
 
-    @rule(steps=st.integers(1, 6))
-    def step(self, steps: int) -> None:
+    @rule(steps=st.integers(1, 6), step_ms=st.floats(0, 50))
+    def step(self, steps: int, step_ms: float) -> None:
+        self.step_ms = step_ms
         for _ in range(steps):
             self.one_step()
 
@@ -138,6 +140,7 @@ class Scheduling(RuleBasedStateMachine):
             assert self.in_flight or not self.scheduler.has_work, "work waits and nothing runs"
         while len(self.in_flight) > (1 if self.ahead and batch is not None else 0):
             self.report(self.scheduler.commit(self.in_flight.popleft()))
+            self.scheduler.observe(self.step_ms)
 
     def report(self, deltas: list[TokenDelta]) -> None:
         for delta in deltas:
@@ -219,7 +222,16 @@ TestSchedulingOfLongPrompts.settings = settings(max_examples=12, stateful_step_c
 
 
 @pytest.mark.parametrize(
-    "toggle", ["prefix-cache", "in-flight-dedup", "shared-prefix-attention", "chunked-prefill"]
+    "toggle",
+    [
+        "prefix-cache",
+        "in-flight-dedup",
+        "shared-prefix-attention",
+        "chunked-prefill",
+        "pausing",
+        "objective-batching",
+        "next-use-eviction",
+    ],
 )
 def test_every_toggle_leaves_the_tokens_as_they_are(toggle: str) -> None:
     limits = Limits(
@@ -237,7 +249,8 @@ def test_every_toggle_leaves_the_tokens_as_they_are(toggle: str) -> None:
     machine.runner = PagedRunner(limits.num_blocks, limits.block_size, limits.max_model_len, VOCAB)
     for index in range(8):
         prompt = (*(i % VOCAB for i in range(300)), index, 1, 2)
-        request = Generate(index, prompt, SamplingParams(max_tokens=70, seed=index))
+        objective = Objective(Urgency(index % 2), 0.5 if index % 4 == 0 else None)
+        request = Generate(index, prompt, SamplingParams(max_tokens=70, seed=index), objective)
         machine.requests[index] = request
         machine.outputs[index] = []
         machine.scheduler.add(request)

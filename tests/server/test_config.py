@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from server.config import ConfigError, parse_config
+from server.config import FEATURES, ConfigError, parse_config
+from server.scheduler import app_scheduler
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +73,39 @@ def test_help_ends_well_and_lists_every_flag(capsys: pytest.CaptureFixture[str])
     text = capsys.readouterr().out
     for flag in ("--host", "--port", "--model", "--api-key", "--engines", "--disable", "--config"):
         assert flag in text
+
+
+def test_keys_have_a_file_with_limits_and_salts(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text('[[keys]]\nkey = "a"\nmax_concurrency = 2\n[[keys]]\nkey = "b"\nsalt = "team"\n')
+    first, second = parse_config(["--api-key-file", str(file)]).keys
+    assert (first.key, first.max_concurrency, first.salt) == ("a", 2, None)
+    assert (second.key, second.max_concurrency, second.salt) == ("b", None, "team")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "keys = []",
+        '[[keys]]\nkey = ""',
+        '[[keys]]\nkey = "a"\nlimit = 1',
+        '[[keys]]\nkey = "a"\n' * 2,
+        "[",
+    ],
+)
+def test_a_wrong_key_file_is_an_error_that_names_the_flag(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="--api-key-file"):
+        parse_config(["--api-key-file", str(file)])
+
+
+def test_timeouts_must_be_above_zero() -> None:
+    with pytest.raises(ConfigError, match="--client-timeout"):
+        parse_config(["--client-timeout", "0"])
+
+
+def test_every_toggle_of_the_scheduler_can_be_disabled() -> None:
+    assert set(app_scheduler.FEATURES) <= set(FEATURES)
+    assert parse_config(["--disable", ",".join(FEATURES)]).disable == FEATURES

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from server.tenant import ANONYMOUS, KeyRing
+from server.tenant import ANONYMOUS, ApiKey, KeyRing
 
 
 def test_a_ring_without_keys_lets_everybody_in_as_one() -> None:
@@ -22,3 +22,19 @@ def test_tenants_do_not_share_cached_prefixes() -> None:
     assert len(salts) == 5
     assert one.salted("a") == one.salted("a")
     assert one.salted("a").id == one.id
+
+
+def test_keys_of_one_salt_share_a_cache_and_nothing_else() -> None:
+    ring = KeyRing((), (ApiKey(key="one", salt="team"), ApiKey(key="two", salt="team"), ApiKey(key="team")))
+    one, two, team = ring.tenant("one"), ring.tenant("two"), ring.tenant("team")
+    assert one is not None
+    assert two is not None
+    assert team is not None
+    assert one.salt == two.salt != team.salt
+    assert one.id != two.id
+
+
+def test_a_key_brings_its_own_limit() -> None:
+    tenant = KeyRing((), (ApiKey(key="one", max_concurrency=3),)).tenant("one")
+    assert tenant is not None
+    assert tenant.max_concurrency == tenant.salted("x").max_concurrency == 3

@@ -14,7 +14,7 @@ from server.errors import Conflict
 from server.graph.call import Task
 from server.session import export
 from server.session.events import (
-    CallCancelled,
+    CallsCancelled,
     Effects,
     SessionEvent,
     TaskFailed,
@@ -134,7 +134,7 @@ class Run:
                 self.live.remove(task)
                 self.apply(TaskFailed(task.id, "failed"))
             case _:
-                self.apply(CallCancelled(task.call.id))
+                self.apply(CallsCancelled((task.call.id,)))
 
 
 @settings(deadline=None, max_examples=150)

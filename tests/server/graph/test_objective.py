@@ -33,8 +33,9 @@ def task(program: Program, output: str) -> Task:
         (None, LATENCY, "latency"),
         ("latency", LATENCY, "latency"),
         ("throughput", THROUGHPUT, "throughput"),
-        ("ttft_ms:200,tpot_ms:40", Objective(Urgency.LATENCY, 40.0), "tpot_ms:40"),
-        ("deadline_ms: 5000", LATENCY, "latency"),
+        ("ttft_ms:200,tpot_ms:40", Objective(Urgency.LATENCY, 40.0, 200.0), "tpot_ms:40,within_ms:200"),
+        ("deadline_ms: 5000", Objective(Urgency.LATENCY, None, 5000.0), "within_ms:5000"),
+        ("deadline_ms:5000,ttft_ms:90", Objective(Urgency.LATENCY, None, 90.0), "within_ms:90"),
         (Limits(tpot_ms=12.5), Objective(Urgency.LATENCY, 12.5), "tpot_ms:12.5"),
     ],
 )
@@ -80,8 +81,19 @@ def test_producers_of_one_stage_are_a_group_without_a_limit_per_token() -> None:
     assert task(program, "sum").group is None
     assert task(program, "m1").objective == task(program, "m2").objective == LATENCY
     assert task(program, "m1").group == task(program, "m2").group is not None
+    assert task(program, "m1").demand.group_size == 2
     assert task(program, "head").objective == LATENCY
     assert task(program, "head").group is None
+
+
+def test_all_that_a_deadline_depends_on_is_wanted_within_it() -> None:
+    program = Program()
+    program.submit(*MAP_REDUCE, get={"sum": "deadline_ms:5000"})
+    within = Objective(Urgency.LATENCY, None, 5000)
+    assert {task(program, name).objective for name in ("head", "m1", "m2", "sum")} == {within}
+    program.get("m1", "ttft_ms:100")
+    assert task(program, "head").objective == Objective(Urgency.LATENCY, None, 100)
+    assert task(program, "m2").objective == within
 
 
 def test_a_producer_alone_in_its_stage_is_as_urgent_as_its_consumer() -> None:
@@ -138,6 +150,7 @@ OBJECTIVES = st.builds(
     Objective,
     st.sampled_from([Urgency.LATENCY, Urgency.THROUGHPUT]),
     st.none() | st.sampled_from([10.0, 20.0]),
+    st.none() | st.sampled_from([100.0, 200.0]),
 )
 
 

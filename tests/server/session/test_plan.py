@@ -104,7 +104,7 @@ def test_a_criterion_of_a_call_is_that_of_its_outputs() -> None:
     (first,) = program.submit(
         "{{output:a}}", Call(prompt="{{input:a}}{{output:b}}", criteria=Limits(tpot_ms=50, ttft_ms=200))
     ).ready
-    assert first.objective == Objective(Urgency.LATENCY, 50)
+    assert first.objective == Objective(Urgency.LATENCY, 50, 200)
 
 
 def test_a_program_without_get_asks_for_what_nothing_consumes() -> None:

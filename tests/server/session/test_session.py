@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from engine.types import Urgency
 from parrot import wire
+from parrot.wire import Call, Placeholder
 from server.errors import BadRequest, Conflict, Gone, NotFound, TooLarge
+from server.graph.call import Task
 from server.session import views
-from server.session.events import CallCancelled, Effects, SessionClosed, TaskFailed, TaskOutput, TaskStarted
+from server.session.events import (
+    CallsCancelled,
+    Effects,
+    SessionClosed,
+    SessionEvent,
+    TaskFailed,
+    TaskFinished,
+    TaskOutput,
+    TaskStarted,
+)
 from server.session.limits import Limits
 from server.session.session import Session
 from tests.server.session.programs import Program, outputs, prompt
@@ -192,13 +205,64 @@ def test_cancelling_a_call_stops_it_and_fails_what_needs_it() -> None:
     assert effects.aborted == (task,)
     assert [program.state(name) for name in "abc"] == ["cancelled", "cancelled", "failed"]
     assert task.call.state == "cancelled"
-    assert program.apply(CallCancelled(task.call.id)) == Effects()
+    assert program.apply(CallsCancelled((task.call.id,))) == Effects()
+
+
+def test_calls_that_are_cancelled_together_are_all_cancelled() -> None:
+    program = Program()
+    (task,) = program.submit("{{output:a}}", "{{input:a}} {{output:b}}", "{{input:b}} {{output:c}}").ready
+    program.start(task)
+    first, second, third = program.session.graph.calls.values()
+    effects = program.apply(program.session.plan_cancel_all([first.id, second.id]))
+    assert effects.aborted == (task,)
+    assert [program.state(name) for name in "abc"] == ["cancelled", "cancelled", "failed"]
+    assert [call.state for call in (first, second, third)] == ["cancelled", "cancelled", "failed"]
+    with pytest.raises(NotFound):
+        program.session.plan_cancel_all([first.id, "call_of_nobody"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "fail"),
+    [
+        ("server_error", lambda task: TaskFailed(task.id, "the engine died")),
+        ("invalid_request_error", lambda task: TaskFailed(task.id, "?", "x", "invalid_request_error")),
+        ("invalid_request_error", lambda task: CallsCancelled((task.call.id,))),
+        ("invalid_request_error", lambda task: TaskFinished(task.id, "no code", ())),
+    ],
+)
+def test_the_type_of_an_error_is_that_of_what_failed_first(
+    kind: str, fail: Callable[[Task], SessionEvent]
+) -> None:
+    program = Program()
+    block = Placeholder(name="a", transforms="code_block")
+    chain = ["{{input:a}} {{output:b}}", "{{input:b}} {{output:c}}"]
+    (task,) = program.submit(Call(prompt="{{output:a}}", placeholders=[block]), *chain).ready
+    program.apply(fail(task))
+    errors = [views.error_of(program.session.variable(name)) for name in "abc"]
+    assert [error and error.type for error in errors] == [kind] * 3
+
+
+def test_a_long_chain_is_listed_in_linear_time_and_with_few_causes() -> None:
+    program = Program()
+    calls = [f"{{{{input:v{n}}}}}{{{{output:v{n + 1}}}}}" for n in range(3000)]
+    program.session.apply(program.plan(*calls), 1.0)
+    waits = "waits for the variable 'v0', which has no producer and no value"
+    start = time.process_time()
+    first, *others = views.variable_infos(program.session)
+    assert (first.reason, {info.reason for info in others}) == ("has no producer and no value", {waits})
+    program.session.apply(program.session.plan_cancel("call_2"), 2.0)
+    listed = views.variable_infos(program.session)
+    assert time.process_time() - start < 1.0
+    error = listed[-1].error
+    assert error is not None
+    assert [cause.variable for cause in error.cause] == ["v2999", "v2998", "v1"]
+    assert len(msgspec.json.encode(listed)) < 1_000 * len(listed)
 
 
 def test_what_comes_after_the_end_of_a_task_is_ignored() -> None:
     program = Program()
     (task,) = program.submit("{{output:a}}").ready
-    program.apply(CallCancelled(task.call.id))
+    program.apply(CallsCancelled((task.call.id,)))
     for event in (TaskStarted(task.id), TaskOutput(task.id, "x"), TaskFailed(task.id, "x")):
         assert program.apply(event) == Effects()
     assert program.finish(task, "x") == Effects()

@@ -34,7 +34,7 @@ def test_only_the_owner_finds_a_session() -> None:
 def test_a_removed_session_is_gone_for_its_owner_and_unknown_to_others() -> None:
     store = filled("a")
     store.remove("t", "a", 1.0)
-    with pytest.raises(Gone):
+    with pytest.raises(Gone, match="a was deleted"):
         store.get("t", "a", 2.0)
     with pytest.raises(NotFound):
         store.remove("other", "a", 2.0)
@@ -47,7 +47,7 @@ def test_a_session_expires_after_its_last_use() -> None:
     assert [session.id for session in store.expired(10.0)] == ["a"]
     assert [session.id for session in store.expired(14.9)] == []
     assert [session.id for session in store.expired(15.0)] == ["b"]
-    with pytest.raises(Gone):
+    with pytest.raises(Gone, match="a has expired"):
         store.get("t", "a", 16.0)
 
 
@@ -72,6 +72,46 @@ def test_a_tenant_may_have_so_many_sessions() -> None:
     store.add(Session("b", "t", 0.0))
     assert len(store) == 2
     store.check_invariants()
+
+
+def test_the_oldest_idle_program_makes_room() -> None:
+    store = SessionStore(Limits(sessions=3), in_use=lambda session: session.id == "read")
+    assert store.make_room("t", 0.0) is None
+    for id, evictable in (("kept", False), ("read", True), ("left", True)):
+        store.add(Session(id, "t", 0.0, evictable=evictable))
+    assert store.make_room("other", 1.0) is None
+    (left,) = filter(None, [store.make_room("t", 1.0)])
+    assert left.id == "left"
+    with pytest.raises(Gone, match="left made room for another one"):
+        store.get("t", "left", 2.0)
+    store.check_invariants()
+
+
+def test_who_finds_no_room_is_told_when_to_try_again() -> None:
+    store = SessionStore(Limits(sessions=2))
+    store.add(Session("a", "t", 0.0, ttl=100.0))
+    store.add(Session("b", "t", 0.0, ttl=60.0))
+    with pytest.raises(TooManyRequests) as error:
+        store.make_room("t", 10.0)
+    assert error.value.retry_after == 50.0
+    store.remove("t", "b", 10.0)
+    running = Session("c", "t", 10.0, evictable=True)
+    store.add(running)
+    running.apply(running.plan_submit([wire.Call(prompt="{{output:x}}")], environment()), 10.0)
+    with pytest.raises(TooManyRequests) as error:
+        store.make_room("t", 10.0)
+    assert error.value.retry_after == 1.0
+    store.check_invariants()
+
+
+def test_a_session_that_somebody_waits_on_does_not_expire() -> None:
+    waited = {"a"}
+    store = SessionStore(in_use=lambda session: session.id in waited)
+    store.add(Session("a", "t", 0.0, ttl=10.0))
+    assert store.expired(100.0) == []
+    assert store.next_expiry(100.0) == 110.0
+    waited.clear()
+    assert [session.id for session in store.expired(110.0)] == ["a"]
 
 
 def test_only_so_many_removed_ids_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,144 @@
+"""The dispatcher with real engine processes: whatever ends a task, nothing of it is left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from engine.config import EngineConfig, SimConfig
+from engine.types import Salt, SamplingParams
+from server.admission import Admission, Bounds
+from server.config import BUNDLED_MODEL
+from server.errors import DeadlineExceeded, EngineFailed
+from server.generation import GenerationParams
+from server.metrics import Metrics
+from server.scheduler.app_scheduler import AppScheduler
+from server.scheduler.dispatcher import Dispatcher, Generation, Work
+from server.scheduler.events import TaskSpec
+from server.tokenizer import Tokenizer
+
+POISON = 3
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_folder(Path(BUNDLED_MODEL))
+
+
+class Rig:
+    """A dispatcher with one engine; `check` is what has to hold when all is over."""
+
+    def __init__(self, tokenizer: Tokenizer, request_timeout_s: float | None) -> None:
+        self.tokenizer = tokenizer
+        self.scheduler = AppScheduler()
+        self.admission = Admission(Bounds(64, 100, 10_000))
+        self.metrics = Metrics("sim")
+        self.dispatcher = Dispatcher(
+            self.scheduler,
+            self.metrics,
+            self.admission,
+            step_timeout_s=30.0,
+            request_timeout_s=request_timeout_s,
+        )
+
+    @property
+    def engine(self) -> int:
+        return self.dispatcher.pool.client(0).pid
+
+    def work(self, max_tokens: int, prompt: tuple[int, ...] = (500, 501, 502)) -> Work:
+        spec = TaskSpec(
+            task_id=self.dispatcher.new_task_id(), app="a", num_tokens=len(prompt), max_tokens=max_tokens
+        )
+        sampling = SamplingParams(max_tokens=max_tokens, seed=1)
+        return Work(spec, prompt, GenerationParams(sampling), (Salt(0, b""),))
+
+    async def tokens(self, work: Work, entered: asyncio.Event | None = None) -> list[int]:
+        tokens: list[int] = []
+        async with self.dispatcher.generate(work, self.tokenizer) as generation:
+            async for delta in generation:
+                tokens += delta.token_ids
+                if entered is not None:
+                    entered.set()
+        return tokens
+
+    def check(self) -> None:
+        self.scheduler.check_invariants()
+        self.admission.check_invariants()
+        assert self.dispatcher.num_tasks == self.admission.in_flight == self.admission.queued_tokens == 0
+        assert self.scheduler.num_queued == 0
+
+
+@asynccontextmanager
+async def a_rig(
+    tokenizer: Tokenizer, *, up: bool = True, request_timeout_s: float | None = None
+) -> AsyncIterator[Rig]:
+    rig = Rig(tokenizer, request_timeout_s)
+    if up:
+        sim = SimConfig(vocab_size=tokenizer.vocab_size, base_ms=1.0, crash_token=POISON)
+        rig.dispatcher.pool.start([EngineConfig(kind="sim", sim=sim)])
+        await rig.dispatcher.pool.wait_ready()
+    try:
+        yield rig
+        await asyncio.wait_for(rig.dispatcher.idle(), 5)
+        rig.check()
+    finally:
+        await rig.dispatcher.pool.close()
+
+
+async def test_a_task_that_is_cancelled_before_it_has_a_place_leaves_nothing(tokenizer: Tokenizer) -> None:
+    async with a_rig(tokenizer, up=False) as rig:
+        job = asyncio.create_task(rig.tokens(rig.work(10)))
+        await asyncio.sleep(0)
+        assert rig.dispatcher.num_tasks == rig.scheduler.num_queued == 1
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+
+
+async def test_a_task_goes_on_where_it_was_and_ends_with_the_tokens_of_an_undisturbed_one(
+    tokenizer: Tokenizer,
+) -> None:
+    async with a_rig(tokenizer) as rig:
+        undisturbed = await rig.tokens(rig.work(200))
+        entered = asyncio.Event()
+        job = asyncio.create_task(rig.tokens(rig.work(200), entered))
+        await entered.wait()
+        os.kill(rig.engine, signal.SIGKILL)
+        assert await job == undisturbed
+        assert rig.metrics.engines[0].deaths == 1
+
+
+async def test_a_deadline_ends_a_task_wherever_it_is(tokenizer: Tokenizer) -> None:
+    async with a_rig(tokenizer, request_timeout_s=0.1) as rig:
+        with pytest.raises(DeadlineExceeded, match="--request-timeout"):
+            await rig.tokens(rig.work(10_000))
+        os.kill(rig.engine, signal.SIGKILL)
+        await rig.dispatcher.pool.client(0).ended
+        with pytest.raises(DeadlineExceeded):
+            await rig.tokens(rig.work(10_000))
+
+
+async def test_a_suspect_that_is_cancelled_lets_the_next_one_be_tried(tokenizer: Tokenizer) -> None:
+    async with a_rig(tokenizer) as rig:
+        poisons = [asyncio.create_task(rig.tokens(rig.work(5, (500, POISON, n)))) for n in (510, 511)]
+        healthy = asyncio.create_task(rig.tokens(rig.work(5)))
+        done, _ = await asyncio.wait(poisons, return_when=asyncio.FIRST_COMPLETED)
+        assert isinstance(done.pop().exception(), EngineFailed)
+        for poison in poisons:
+            poison.cancel()
+        assert len(await healthy) == 5
+        await asyncio.wait(poisons)
+
+
+async def test_a_generation_that_is_left_early_is_aborted_and_the_next_one_runs(tokenizer: Tokenizer) -> None:
+    async with a_rig(tokenizer) as rig:
+        async with rig.dispatcher.generate(rig.work(10_000), tokenizer) as generation:
+            assert isinstance(generation, Generation)
+            await anext(generation)
+        assert len(await rig.tokens(rig.work(7))) == 7
