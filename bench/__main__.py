@@ -13,6 +13,7 @@ WORKLOADS = {
     "b1": "a chain of summaries as a program against one request a call, four network ratios",
     "b4": "many chains at once on few slots: application order against request order",
     "b5": "map-reduce against request-level serving capped for latency, and its curve over caps",
+    "b10_single": "chat with a time per token beside batch work, on one engine in this process",
     "b13": "duplicate calls: with dedup against without",
     "soak": "mixed requests, disconnects, cancels and engine faults: all ends right, blocks and memory come back",
     "scheduler_cpu": "CPU of AppScheduler.handle with 10,000 tasks",

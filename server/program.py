@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from parrot import wire
-from server.errors import Gone, NotFound, Unprocessable
+from server.errors import NotFound, Unprocessable
 from server.graph.call import Call
 from server.graph.variable import SemanticVariable
 from server.session import views
@@ -110,8 +110,7 @@ async def watch(
                 break
             for event in reader.read(changed):
                 yield event
-            if session.closed:
-                raise Gone(f"The session {session.id} has been deleted.", param="session_id")
+            session.check_open()
     for name, id in variables.items():
         if id in reader.pending:
             yield wire.VariablePending(name=name, pending=_pending(session.variable(id)))
@@ -179,7 +178,11 @@ def values(session: Session, asked: Mapping[str, str]) -> wire.ValuesAnswer:
     """What there is of `asked` (name to variable id or name) right now."""
     variables = {name: session.variable(ref) for name, ref in asked.items()}
     ready = {name: v.value or "" for name, v in variables.items() if v.state == "ready"}
-    errors = {name: error for name, v in variables.items() if (error := views.error_of(v)) is not None}
+    errors = {
+        name: error
+        for name, v in variables.items()
+        if (error := views.error_of(v, views.LISTED_CAUSES)) is not None
+    }
     pending = {name: _pending(v) for name, v in variables.items() if v.state not in ENDED}
     status, reason = _outcome(errors, pending)
     return wire.ValuesAnswer(
@@ -201,7 +204,7 @@ def _outcome(
         return "done", None
     name, first = next(iter(errors.items()))
     cancelled = all(error.code == "cancelled" for error in errors.values())
-    info = wire.ErrorInfo(message=f"{name}: {first.message}", param=name, code=first.code)
+    info = wire.ErrorInfo(message=f"{name}: {first.message}", type=first.type, param=name, code=first.code)
     return "cancelled" if cancelled else "failed", info
 
 

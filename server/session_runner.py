@@ -157,7 +157,9 @@ class SessionRunner:
             context = await self._context(task)
             event = await self._generate(task, self._work(task, number, context))
         except ApiError as error:
-            event = TaskFailed(task.id, error.info.message, error.info.code or "engine_error")
+            event = TaskFailed(
+                task.id, error.info.message, error.info.code or "engine_error", error.info.type
+            )
         except Exception:
             log.exception("task %s failed", task.id)
             event = TaskFailed(task.id, "Internal server error.", "internal_error")

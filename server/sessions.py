@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
@@ -18,10 +17,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from parrot import wire
-from server.errors import Gone
 from server.program import ENDED, Program, Programs, values, watch
 from server.session import export, views
-from server.session.events import SessionClosed
+from server.session.events import Ending, SessionClosed
 from server.session.limits import Limits
 from server.session.plan import Environment
 from server.session.session import Session
@@ -38,17 +36,13 @@ PROGRAM_TTL_S = 600.0
 
 
 class Sessions:
-    """Owns the store, the runner of each session, the programs, and the timer of the earliest expiry.
-
-    `_leftovers`: by tenant, the sessions that were made for one program each, oldest first.
-    """
+    """Owns the store, the runner of each session, the programs, and the timer of the earliest expiry."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._store = SessionStore(Limits())
+        self._store = SessionStore(Limits(), self._in_use)
         self._runners: dict[str, SessionRunner] = {}
         self._programs = Programs()
-        self._leftovers: defaultdict[str, dict[str, None]] = defaultdict(dict)
         self._expiry: asyncio.TimerHandle | None = None
 
     async def idle(self) -> None:
@@ -177,10 +171,16 @@ class Sessions:
             runner = self._runner(tenant, request.session_id)
             event = runner.session.plan_program(request, self._env())
         else:
-            session = Session(_new_id("sess"), tenant.id, time.time(), ttl=PROGRAM_TTL_S, model=request.model)
+            session = Session(
+                _new_id("sess"),
+                tenant.id,
+                time.time(),
+                ttl=PROGRAM_TTL_S,
+                model=request.model,
+                evictable=True,
+            )
             event = session.plan_program(request, self._env())
             runner = self._add(session, tenant)
-            self._leftovers[tenant.id][session.id] = None
         program = Program(_new_id("prog"), tenant.id, runner, event, time.time())
         self._programs.add(program, key, body)
         runner.apply(event)
@@ -199,8 +199,7 @@ class Sessions:
 
     def cancel_program(self, program: Program) -> None:
         """Cancel what has not ended of its calls."""
-        for call_id in program.call_ids:
-            program.runner.apply(program.runner.session.plan_cancel(call_id))
+        program.runner.apply(program.runner.session.plan_cancel_all(program.call_ids))
 
     # Inside
 
@@ -219,20 +218,15 @@ class Sessions:
 
     def _add(self, session: Session, tenant: Tenant) -> SessionRunner:
         """Raises TooManyRequests."""
-        if not self._store.has_room(tenant.id):
-            self._drop_leftover(tenant)
+        if (evicted := self._store.make_room(tenant.id, time.time())) is not None:
+            self._end(evicted.id, "made room for another one")
         self._store.add(session)
         runner = self._runners[session.id] = SessionRunner(session, tenant, self._service)
         self._expire_at(session.expires_at)
         return runner
 
-    def _drop_leftover(self, tenant: Tenant) -> None:
-        """The oldest program that has ended and that nobody reads makes room for new work."""
-        for session_id in self._leftovers.get(tenant.id, ()):
-            runner = self._runners[session_id]
-            if not runner.busy and not runner.subscriptions.in_use:
-                self.delete_session(tenant, session_id)
-                return
+    def _in_use(self, session: Session) -> bool:
+        return self._runners[session.id].subscriptions.in_use
 
     def _runner(self, tenant: Tenant, session_id: str) -> SessionRunner:
         """Raises NotFound, also for another's, and Gone for one that was deleted or has expired."""
@@ -251,16 +245,15 @@ class Sessions:
     def _expire(self) -> None:
         self._expiry = None
         for session in self._store.expired(time.time()):
-            self._end(session.id)
+            self._end(session.id, "has expired")
         if (when := self._store.next_expiry(time.time())) is not None:
             self._expire_at(when)
 
-    def _end(self, session_id: str) -> None:
+    def _end(self, session_id: str, ending: Ending = "was deleted") -> None:
         """The session is out of the store: cancel all that runs and tell everybody who waits."""
         runner = self._runners.pop(session_id)
         self._programs.session_ended(session_id)
-        self._leftovers[runner.tenant.id].pop(session_id, None)
-        runner.apply(SessionClosed())
+        runner.apply(SessionClosed(ending))
         runner.subscriptions.ring_all()
 
     async def _settled(self, runner: SessionRunner, refs: Iterable[str], wait: float | None) -> None:
@@ -277,8 +270,7 @@ class Sessions:
             async with asyncio.timeout(wait):
                 while any(v.state not in ENDED for v in pending) and (wait is not None or runner.busy):
                     await subscription.wait()
-                    if session.closed:
-                        raise Gone(f"The session {session.id} has been deleted.")
+                    session.check_open()
 
 
 def _new_id(kind: str) -> str:

@@ -7,8 +7,8 @@ is never needed.
     You are {{input:role}}. Plan: {{output:plan}} Code for {{input:task}}: {{output:code}} Thanks!
     |------------- task 0 -------------------| |------------- task 1 ---------------|  nothing
 
-Responsible for: the specs, complete and immutable (a journal can store them), and the state that `CallGraph`
-alone changes.
+Responsible for: the specs, complete and immutable (a journal can store them; they cannot form cycles, so the
+garbage collector need not look at them), and the state that `CallGraph` alone changes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Share = Literal["tenant", "public"]
 NO_USAGE = wire.Usage()
 
 
-class VariableSpec(msgspec.Struct, frozen=True, array_like=True):
+class VariableSpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A variable that a submit made. No name: only its id refers to it."""
 
     id: str
@@ -42,20 +42,20 @@ class VariableSpec(msgspec.Struct, frozen=True, array_like=True):
     value: str | None = None
 
 
-class InputSpec(msgspec.Struct, frozen=True, array_like=True):
+class InputSpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
     name: str
     variable: str
     transforms: str | None = None
 
 
-class OutputSpec(msgspec.Struct, frozen=True, array_like=True):
+class OutputSpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
     name: str
     variable: str
     params: GenerationParams
     transforms: str | None = None
 
 
-class CallSpec(msgspec.Struct, frozen=True, array_like=True):
+class CallSpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A valid call. `outputs` are in the template's order; `chat`: special tokens are in the text."""
 
     id: str

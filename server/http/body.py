@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -22,6 +22,19 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PATH = re.compile(r" - at (?:`key` in )?`(?P<path>\$[^`]*)`$")
+_GOT = re.compile(r"got `(?P<kind>\w+)`")
+_STEP = re.compile(r"\[(\d+)\]|\.([^.\[]+)")
+_ANY_KEY = "[...]"
+_KINDS = {
+    str: "str",
+    int: "int",
+    float: "float",
+    bool: "bool",
+    type(None): "null",
+    list: "array",
+    dict: "object",
+}
+_MAX_KEY = 140  # characters of a client's key in an error
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
 
 
@@ -48,7 +61,7 @@ def decode(data: bytes, type_: type[T]) -> T:
     try:
         value = msgspec.json.decode(data, type=type_)
     except msgspec.ValidationError as error:
-        raise _named(str(error)) from error
+        raise _named(str(error), data) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"The request body is not valid JSON: {error}", code="invalid_json") from error
     if log.isEnabledFor(logging.DEBUG):
@@ -56,15 +69,43 @@ def decode(data: bytes, type_: type[T]) -> T:
     return value
 
 
-def _named(message: str) -> BadRequest:
+def _named(message: str, data: bytes) -> BadRequest:
     """msgspec says where: "Expected `int`, got `str` - at `$.messages[0].content`"."""
     found = _PATH.search(message)
-    path = found["path"][1:].lstrip(".").removesuffix("[...]") if found else ""
+    path = found["path"][1:] if found else ""
     text = message[: found.start()] if found else message
+    if _ANY_KEY in path:
+        path = _with_key(path, text, data)
+    path = path.lstrip(".")
     if missing := _MISSING.search(text):
         path = f"{path}.{missing['field']}" if path else missing["field"]
     where = f" (at {path})" if path else ""
     return BadRequest(f"{text}{where}.", param=path or None, code="invalid_type")
+
+
+def _with_key(path: str, problem: str, data: bytes) -> str:
+    """msgspec writes `[...]` for whatever key: it is the first one with a value as the problem has it."""
+    before, _, after = path.partition(_ANY_KEY)
+    got = _GOT.search(problem)
+    if got is None:
+        return before
+    try:
+        members = _at(msgspec.json.decode(data), before)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # what follows is not even JSON
+        return before
+    found = (key for key, value in members.items() if _KINDS[type(_at(value, after))] == got["kind"])
+    key = next(found, None)
+    return before if key is None else f"{before}.{key[:_MAX_KEY]}{after}"
+
+
+def _at(value: Any, path: str) -> Any:
+    """What stands in `value` at a path as msgspec writes them; None where there is nothing."""
+    for index, name in _STEP.findall(path):
+        if index:
+            value = value[int(index)] if isinstance(value, list) and int(index) < len(value) else None
+        else:
+            value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def _log_unknown(data: bytes, type_: type[object]) -> None:

@@ -139,8 +139,8 @@ async def post_tokenize(request: web.Request) -> web.Response:
 async def post_detokenize(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     body = await read(request, tokenize.DetokenizeRequest)
-    service.resolve_model(body.model)
-    check_ids(service.tokenizer, body.tokens, "tokens")
+    card = service.resolve_model(body.model)
+    check_ids(service.tokenizer, body.tokens, card.max_model_len, "tokens")
     return _json(tokenize.detokenized(service.tokenizer.decode(body.tokens, skip_special_tokens=False)))
 
 

@@ -133,7 +133,14 @@ def chat_messages(messages: Sequence[Message]) -> list[ChatMessage]:
     ]
 
 
-def check_ids(tokenizer: Tokenizer, ids: Sequence[int], param: str) -> None:
+def check_ids(tokenizer: Tokenizer, ids: Sequence[int], limit: int, param: str) -> None:
+    """Raises BadRequest. The number of ids first: it bounds the work of all that follows."""
+    if len(ids) > limit:
+        raise BadRequest(
+            f"{len(ids)} tokens are more than this model's context of {limit}.",
+            param=param,
+            code="context_length_exceeded",
+        )
     if not all(0 <= id < tokenizer.vocab_size for id in ids):
         raise BadRequest(f"Token ids must be between 0 and {tokenizer.vocab_size - 1}.", param=param)
 
@@ -218,7 +225,7 @@ async def _prompt(
     if isinstance(given, str):
         ids = await encode(service, card, given, default(body.add_special_tokens, True), "prompt")
         return Prompt(ids, echo=given if body.echo else "")
-    check_ids(service.tokenizer, given, "prompt")
+    check_ids(service.tokenizer, given, card.max_model_len, "prompt")
     return Prompt(given, echo=service.tokenizer.decode(given) if body.echo else "")
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import BadRequest
-from server.graph.template import Constant, Input, Output, Segment, check_names, inputs, outputs, parse
+from server.graph.template import Constant, Input, Output, Segment, names, parse
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
 CONSTANTS = st.text(alphabet="ab \n{}:é", min_size=1, max_size=8).filter(lambda text: "{{" not in text)
@@ -128,10 +128,10 @@ def test_parsing_takes_linear_time(text: str) -> None:
 )
 def test_the_names_of_a_call_have_to_make_sense(text: str, problem: str) -> None:
     with pytest.raises(BadRequest, match=problem):
-        check_names(parse(text), "prompt")
+        names(parse(text), "prompt")
 
 
 def test_inputs_are_listed_once_and_outputs_in_order() -> None:
     segments = parse("{{input:b}}{{input:a}}{{output:z}}{{input:b}}{{output:y}}")
-    assert inputs(segments) == ("b", "a")
-    assert outputs(segments) == ("z", "y")
+    inputs, outputs = names(segments, "prompt")
+    assert ([*inputs], [*outputs]) == (["b", "a"], ["z", "y"])

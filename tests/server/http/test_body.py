@@ -20,10 +20,15 @@ class Item(msgspec.Struct):
     content: str | list[Part] | None = None
 
 
+class Limit(msgspec.Struct):
+    most: int
+
+
 class Body(msgspec.Struct):
     items: list[Item]
     count: int | None = None
     bias: dict[str, float] | None = None
+    limits: dict[str, str | Limit] | None = None
 
 
 @pytest.mark.parametrize(
@@ -39,7 +44,11 @@ class Body(msgspec.Struct):
         ('{"items": [], "count": "5"}', "count"),
         ('{"items": [], "count": 1.5}', "count"),
         ('{"items": [], "count": true}', "count"),
-        ('{"items": [], "bias": {"1": "x"}}', "bias"),
+        ('{"items": [], "bias": {"1": "x"}}', "bias.1"),
+        ('{"items": [], "bias": {"a": 1, "b.c": null, "d": null}}', "bias.b.c"),
+        ('{"items": [], "limits": {"a": "x", "b": {"most": 1}, "c": {"most": "x"}}}', "limits.c.most"),
+        ('{"items": [], "limits": {"a": "x", "b": {}}}', "limits.most"),
+        ('{"items": [], "limits": {"a": 1}, "x": [', "limits"),
         ('{"items": [], "bias": {"1": 1e999}}', "bias"),
     ],
 )

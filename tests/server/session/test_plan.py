@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import pytest
 
 from engine.types import Objective, Urgency
 from parrot.wire import Call, Criteria, Limits, Message, Placeholder, ProgramRequest, Sampling
-from server.errors import ApiError, Conflict, NotFound, TooLarge
+from server.errors import ApiError, BadRequest, Conflict, NotFound, TooLarge
 from server.session import export, views
 from server.session.events import CallsSubmitted, SessionEvent
 from server.session.limits import Limits as SessionLimits
@@ -199,7 +201,7 @@ XY = "{{input:x}}{{output:y}}"
         ),
         (
             [Call(prompt=XY, placeholders=[Placeholder(name="y", format={"type": "regex"})])],
-            "calls[0].placeholders[0].format",
+            "calls[0].placeholders[0].format.regex",
         ),
         (
             [Call(prompt=XY, placeholders=[Placeholder(name="x", sampling=Sampling())])],
@@ -325,3 +327,44 @@ def test_public_sharing_is_for_servers_that_allow_it() -> None:
     event = Program(allow_public=True).plan(Call(prompt=XY, share="public"))
     assert isinstance(event, CallsSubmitted)
     assert event.calls[0].share == "public"
+
+
+def test_one_submit_has_so_many_template_segments() -> None:
+    wide = "".join(f"{{{{input:x{n}}}}} " for n in range(2000))
+    start = time.process_time()
+    with pytest.raises(BadRequest, match="at most 100000 template segments") as error:
+        Program().plan(*[f"{wide}{{{{output:y{n}}}}}" for n in range(400)])
+    assert time.process_time() - start < 2.0
+    assert error.value.info.param == "calls[24].prompt"
+
+
+def test_one_submit_has_so_many_different_transforms() -> None:
+    def calls(transforms: Sequence[str]) -> list[Call]:
+        return [
+            Call(
+                prompt=f"{{{{input:x}}}}{{{{output:y{n}}}}}",
+                placeholders=[Placeholder(name="x", transforms=transform)],
+            )
+            for n, transform in enumerate(transforms)
+        ]
+
+    program = Program()
+    program.plan(*calls(["regex('(0,|,){800}')"] * 100))
+    start = time.process_time()
+    with pytest.raises(BadRequest, match="at most so many different transforms") as error:
+        program.plan(*calls([f"regex('(0,|,){{800}}x{n}')" for n in range(100)]))
+    assert time.process_time() - start < 2.0
+    assert error.value.info.param == "calls[24].placeholders[0].transforms"
+
+
+def test_outputs_with_the_same_sampling_have_seeds_of_their_own() -> None:
+    program = Program()
+    seeds = iter(range(10))
+    program.environment = replace(program.environment, draw_seed=lambda: next(seeds))
+    given = Placeholder(name="d", sampling=Sampling(seed=77))
+    event = program.plan(
+        "{{output:a}}", "{{output:b}}{{output:c}}", Call(prompt="{{output:d}}", placeholders=[given])
+    )
+    sampled = [output.params.sampling for call in event.calls for output in call.outputs]
+    assert [params.seed for params in sampled] == [0, 1, 2, 77]
+    assert {params.max_tokens for params in sampled} == {512}
