@@ -30,8 +30,15 @@ AIOHTTP_ONLY_IN = ("server.http", "server.app", "run_server", "parrot.transport"
 INSIDE_SERVER = (  # each may import those before it, and itself
     ("server.errors", "server.config", "server.tenant", "server.tokenizer", "server.detokenizer"),
     ("server.graph",),
-    ("server.session", "server.scheduler"),
-    ("server.service",),
+    ("server.session", "server.scheduler", "server.admission"),
+    (
+        "server.service",
+        "server.sessions",
+        "server.session_runner",
+        "server.program",
+        "server.call_cache",
+        "server.subscription",
+    ),
     ("server.http",),
     ("server.app",),
 )
