@@ -23,7 +23,7 @@ from ops.cpu import copy_block
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_BYTES = 256 * 2**20
+DEFAULT_BYTES = 192 * 2**20
 FREE_SHARE = 0.25
 
 

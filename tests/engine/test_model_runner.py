@@ -176,7 +176,7 @@ def test_the_kv_cache_is_said_in_a_line_with_its_flag(folder: Path, caplog: pyte
 def test_a_default_kv_cache_is_a_quarter_of_free_memory_up_to_256_mib(folder: Path) -> None:
     config = msgspec.structs.replace(_config(folder), kv_cache_memory=None)
     model = load_config(folder)
-    for free, limit in ((2**40, 256 * 2**20), (2**28, 2**26)):
+    for free, limit in ((2**40, 192 * 2**20), (2**28, 2**26)):
         total = size_kv_cache(config, model, torch.bfloat16, free).total_bytes
         assert limit - 100_000 < total <= limit
 
