@@ -58,8 +58,8 @@ def create_app(config: ServerConfig) -> web.Application:
 def run(config: ServerConfig) -> int:
     """Serve until a signal; returns the process's exit code."""
     logs.configure(config.log_level, config.log_format)
-    # What is loaded now lives as long as the process, and thousands of streams make cyclic garbage slowly: collecting
-    # as often as by default costs several microseconds of every streamed token.
+    # What is loaded now lives as long as the process, and streams make cyclic garbage slowly: collecting as often
+    # as by default costs several microseconds of every streamed token.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
