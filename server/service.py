@@ -31,15 +31,12 @@ from server.scheduler.dispatcher import Dispatcher, Generation, Work
 from server.scheduler.events import TaskSpec
 from server.sessions import Sessions
 from server.tenant import Tenant
-from server.tokenizer import Tokenizer, TokenizerError
+from server.tokenizer import LONG_TEXT, Tokenizer, TokenizerError
 
 log = logging.getLogger(__name__)
 
 LEAVE_S = 1.0
 """How long tasks that were cancelled may take to leave their engines, when the server ends."""
-
-LONG_TEXT = 2_000
-"""Characters from which a text is tokenised on a thread; the library releases the GIL."""
 
 
 @dataclass(frozen=True, slots=True)

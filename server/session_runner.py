@@ -36,15 +36,12 @@ from server.session.events import (
 from server.session.session import Session
 from server.subscription import Subscriptions
 from server.tenant import Tenant
-from server.tokenizer import Tokenizer
+from server.tokenizer import LONG_TEXT, Tokenizer
 
 if TYPE_CHECKING:
     from server.graph.call import Task
 
 log = logging.getLogger(__name__)
-
-LONG_CONTEXT = 2_000
-"""Characters from which a context is tokenised on a thread; the library releases the GIL."""
 
 PUBLIC_SALT = b"public"
 
@@ -187,7 +184,7 @@ class SessionRunner:
             chat=spec.chat,
             public=spec.share == "public",
         )
-        return encode() if task.context_size() < LONG_CONTEXT else await asyncio.to_thread(encode)
+        return encode() if task.context_size() < LONG_TEXT else await asyncio.to_thread(encode)
 
     def _work(self, task: Task, number: int, context: prefix.Context) -> Work:
         """Raises BadRequest when the context has no room for the output."""
@@ -216,12 +213,13 @@ class SessionRunner:
 
     async def _generate(self, task: Task, work: Work) -> TaskFinished:
         """Lead, or follow who generates the very same; lead when that one has gone."""
-        key = key_of(self.tenant, work.token_ids, work.params) if self._host.calls is not None else None
+        calls = self._host.calls
+        key = key_of(self.tenant, work.token_ids, work.params) if calls is not None else None
         output = _Output()
-        while key is not None and self._host.calls is not None:
-            flight = self._host.calls.find(key)
+        while calls is not None and key is not None:
+            flight = calls.find(key)
             if flight is None:
-                with self._host.calls.lead(key, work.spec.task_id, task.objective) as flight:
+                with calls.lead(key, work.spec.task_id, task.objective) as flight:
                     await self._lead(task, work, output, flight)
                 return output.finished(task, work)
             await self._follow(task, output, flight)

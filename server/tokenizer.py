@@ -24,6 +24,9 @@ from server.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
+LONG_TEXT = 2_000
+"""Characters from which a text is worth encoding on a thread; the library releases the GIL."""
+
 
 class GenerationDefaults(msgspec.Struct, frozen=True):
     """What `generation_config.json` says about sampling; None where it says nothing."""
