@@ -24,6 +24,7 @@ from batches import Batch, chunk_batches
 from export import FOLDER, export, shape_for
 from make_tokenizer import VOCABULARY
 from model import Decoder
+from muon import Muon
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -54,7 +55,7 @@ class Run:
         self.model = Decoder(shape_for(self.tokenizer)).to(args.device)
         matrices = [p for p in self.model.layers.parameters() if p.ndim == 2]
         others = [p for p in self.model.parameters() if not any(p is m for m in matrices)]
-        self.muon = torch.optim.Muon(matrices, lr=BASE_RATE["muon"], weight_decay=0.1)
+        self.muon = Muon(matrices, lr=BASE_RATE["muon"], weight_decay=0.1)
         self.adamw = torch.optim.AdamW(others, lr=BASE_RATE["adamw"], betas=(0.9, 0.98), weight_decay=0.0)
         self.progress = Progress()
         self.hidden = torch.compile(self.model, dynamic=True) if args.compile else self.model
@@ -134,7 +135,7 @@ class Run:
         for optimizer, name in ((self.muon, "muon"), (self.adamw, "adamw")):
             for group in optimizer.param_groups:
                 group["lr"] = BASE_RATE[name] * rate
-            optimizer.step()  # type: ignore[no-untyped-call]
+            optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.progress.tokens += sum(batch.tokens for batch in batches)
@@ -143,7 +144,7 @@ class Run:
     def _loss(self, batch: Batch) -> tuple[Tensor, float, float]:
         device = self.args.device
         places, targets, weights = (t.to(device) for t in (batch.places, batch.targets, batch.weights))
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.args.bf16):
             states = self.hidden(batch.ids.to(device)).flatten(0, 1)[places]
             scores = self.model.logits(states)
         loss = F.cross_entropy(scores.float(), targets, reduction="none") * weights
@@ -188,8 +189,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument(
+        "--bf16",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="autocast; off on a CPU without bf16",
+    )
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     run = Run(args)
     signal.signal(signal.SIGTERM, lambda *_: run.stop())
