@@ -44,7 +44,7 @@ bench: setup  ## run the benchmarks; workload and flags go in ARGS
 model: setup  ## train the bundled model; a run that was cut goes on where it was
 	$(BIN)/python models/parrot-tales/train.py --run build/model $(ARGS)
 
-eval-model: setup  ## the bundled model's table of skills, from held-out worlds; ARGS='--url http://...'
+eval-model: setup  ## the bundled model's table of skills, from held-out worlds, through a server; ARGS='--url http://...'
 	$(BIN)/python models/parrot-tales/evaluate.py $(ARGS)
 
 clean:  ## remove what setup and the tools made

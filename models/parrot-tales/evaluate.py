@@ -1,18 +1,22 @@
 """How good the model is, on worlds it was not trained on.
 
-    python evaluate.py --url http://127.0.0.1:8000     through a running server
-    python evaluate.py                                 with `transformers` in this process
+    python evaluate.py                                 through a server that is started for it
+    python evaluate.py --url http://127.0.0.1:8000     through a server that runs already
+    python evaluate.py --offline                       with `transformers` in this process
 
 Prints a table: per skill the share of exactly right answers (stories: everything asked for is in them and
-they end); a chain of five calls over a long document; how many of a hundred stories differ. Leaves to
-others: how answers are had (answerers.py), what is true (tales.py).
+they end); a chain of five calls over a long document; how many stories differ; the perplexity of the answers.
+Leaves to others: how answers are had (answerers.py), what is true (tales.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -21,6 +25,7 @@ import documents
 import world
 from answerers import Answerer, Offline, Reply, Request, Served
 from make_data import HELD_OUT_SEED, draw_example
+from perplexity import perplexity
 from prompts import Example, Message
 from skills import question_in_summary
 from tales import Question, Tale
@@ -28,6 +33,7 @@ from tales import Question, Tale
 OPEN_ENDED = ("story", "continue")
 LONGEST_TEXT = 36
 CHAIN_PARTS = 4
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,21 +141,38 @@ def table(scores: list[Score]) -> str:
     return "\n".join(["| skill | right | asked |", "| --- | ---: | ---: |", *rows])
 
 
+@contextmanager
+def answering(args: argparse.Namespace) -> Iterator[Answerer]:
+    """Whoever answers: the named server, `transformers`, or a server of the folder on a free port."""
+    if args.url:
+        yield Served(args.url)
+    elif args.offline:
+        yield Offline(args.folder, args.threads)
+    else:
+        sys.path.insert(0, str(ROOT))
+        from bench.serving import serve
+
+        with serve("--model", str(args.folder)) as server:
+            yield Served(server.url)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--url", help="a running server; without it transformers is used")
+    parser.add_argument("--url", help="a running server; without it one is started")
+    parser.add_argument("--offline", action="store_true", help="no server: transformers in this process")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
     parser.add_argument("--per-skill", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--misses", type=Path, help="write the wrong answers there, as JSON lines")
     args = parser.parse_args()
-    answerer: Answerer = Served(args.url) if args.url else Offline(args.folder, args.threads)
-    scores, misses = score_skills(answerer, args.per_skill)
-    scores.append(score_chain(answerer, args.per_skill))
-    scores.append(score_distinct(answerer, args.per_skill))
+    with answering(args) as answerer:
+        scores, misses = score_skills(answerer, args.per_skill)
+        scores.append(score_chain(answerer, args.per_skill))
+        scores.append(score_distinct(answerer, args.per_skill))
     print(table(scores))
+    print(f"\nperplexity of the answers' tokens: {perplexity(args.folder, LONGEST_TEXT):.3f}")
     if args.misses:
         lines = [json.dumps({name: getattr(miss, name) for name in miss.__slots__}) for miss in misses]
         args.misses.write_text("\n".join(lines) + "\n")
