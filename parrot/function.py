@@ -24,6 +24,8 @@ from parrot.variable import SemanticVariable
 
 Sampling = wire.Sampling | Mapping[str, wire.Sampling]
 """For all outputs, or each by its name."""
+Formats = Mapping[str, Mapping[str, Any]]
+"""What an output's text must be, by the output's name: `{"type": "json_schema", "schema": {...}}`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Prompt:
     content: str | tuple[wire.Message, ...]
     names: Placeholders
     sampling: Sampling | None
+    formats: Formats
     transforms: Mapping[str, str]
     model: str | None
     criteria: wire.Criteria | None
@@ -44,6 +47,8 @@ class Prompt:
         sampled = self.sampling if isinstance(self.sampling, Mapping) else {}
         if unknown := sampled.keys() - set(self.names.outputs):
             raise TemplateError(f"sampling for {min(unknown)!r}, which is no output of the prompt")
+        if unknown := self.formats.keys() - set(self.names.outputs):
+            raise TemplateError(f"a format for {min(unknown)!r}, which is no output of the prompt")
         if unknown := self.transforms.keys() - {*self.names.inputs, *self.names.outputs}:
             raise TemplateError(f"a transform for {min(unknown)!r}, which is not in the prompt")
 
@@ -75,6 +80,7 @@ class Prompt:
                 semantic_var_id=variable,
                 transforms=self.transforms.get(name),
                 sampling=self.sampling.get(name) if isinstance(self.sampling, Mapping) else self.sampling,
+                format=dict(self.formats[name]) if name in self.formats else None,
             )
             for name, variable in outputs.items()
         ]
@@ -168,6 +174,7 @@ def semantic_function(function: Callable[..., object], /) -> SemanticFunction: .
 def semantic_function(
     *,
     sampling: Sampling | None = None,
+    formats: Formats | None = None,
     transforms: Mapping[str, str] | None = None,
     model: str | None = None,
     criteria: wire.Criteria | None = None,
@@ -178,6 +185,7 @@ def semantic_function(
     /,
     *,
     sampling: Sampling | None = None,
+    formats: Formats | None = None,
     transforms: Mapping[str, str] | None = None,
     model: str | None = None,
     criteria: wire.Criteria | None = None,
@@ -185,9 +193,10 @@ def semantic_function(
 ) -> SemanticFunction | Callable[[Callable[..., object]], SemanticFunction]:
     """Makes a call out of a function's docstring; bare or with arguments.
 
-    `sampling`: for all outputs, or a dict by output. `transforms`: a pipeline by placeholder, as the server
-    has them (`strip | first_line`). `criteria`: what its outputs are wanted for, whoever gets them. `share`:
-    whose requests may share the constant beginning's KV. Raises TemplateError at decoration.
+    `sampling`: for all outputs, or a dict by output. `formats`: what an output's text must be, by output: a
+    JSON schema, a regex, a choice. `transforms`: a pipeline by placeholder, as the server has them
+    (`strip | first_line`). `criteria`: what its outputs are wanted for, whoever gets them. `share`: whose
+    requests may share the constant beginning's KV. Raises TemplateError at decoration.
     """
 
     def decorate(function: Callable[..., object]) -> SemanticFunction:
@@ -199,7 +208,8 @@ def semantic_function(
         try:
             names = placeholders(text)
             return SemanticFunction(
-                function, Prompt(text, names, sampling, dict(transforms or {}), model, criteria, share)
+                function,
+                Prompt(text, names, sampling, formats or {}, transforms or {}, model, criteria, share),
             )
         except TemplateError as error:
             raise TemplateError(f"{function.__name__}: {error}") from None
@@ -218,6 +228,7 @@ def call(
     /,
     *,
     sampling: Sampling | None = None,
+    formats: Formats | None = None,
     transforms: Mapping[str, str] | None = None,
     model: str | None = None,
     criteria: wire.Criteria | None = None,
@@ -236,7 +247,9 @@ def call(
     given = inputs or {}
     if different := given.keys() ^ set(names.inputs):
         raise TemplateError(f"the inputs and the prompt differ in {min(different)!r}")
-    outputs = Prompt(content, names, sampling, dict(transforms or {}), model, criteria, share).submit(given)
+    outputs = Prompt(
+        content, names, sampling, formats or {}, transforms or {}, model, criteria, share
+    ).submit(given)
     if len(outputs) == 1:
         return outputs[0]
     return _tuple_type("outputs", names.outputs)(*outputs)

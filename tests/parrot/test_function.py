@@ -59,6 +59,12 @@ def test_settings_must_name_what_is_in_the_template() -> None:
         def f() -> None:
             """{{output:y}}"""
 
+    with pytest.raises(P.TemplateError, match="format for 'z'"):
+
+        @P.semantic_function(formats={"z": {"type": "text"}})
+        def h() -> None:
+            """{{output:y}}"""
+
     with pytest.raises(P.TemplateError, match="transform for 'z'"):
 
         @P.semantic_function(transforms={"z": "strip"})
@@ -70,6 +76,7 @@ def test_settings_must_name_what_is_in_the_template() -> None:
 def test_settings_travel_with_every_call(server: ScriptedServer) -> None:
     @P.semantic_function(
         sampling={"y": P.Sampling(max_tokens=4, temperature=0)},
+        formats={"z": {"type": "choice", "choices": ["a", "b"]}},
         transforms={"x": "strip", "y": "first_line"},
         model="small",
         criteria=P.THROUGHPUT,
@@ -92,7 +99,12 @@ def test_settings_travel_with_every_call(server: ScriptedServer) -> None:
                     transforms="first_line",
                     sampling=wire.Sampling(max_tokens=4, temperature=0),
                 ),
-                wire.Placeholder(name="z", in_out="out", semantic_var_id="z.1"),
+                wire.Placeholder(
+                    name="z",
+                    in_out="out",
+                    semantic_var_id="z.1",
+                    format={"type": "choice", "choices": ["a", "b"]},
+                ),
             ],
             model="small",
             criteria="throughput",
