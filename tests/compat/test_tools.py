@@ -10,6 +10,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from compat.openai.encoder import Prompt, Shown
 from compat.openai.tools.calls import Arguments, CallBegun, Event, Text
 from compat.openai.tools.encoder import ToolChatEncoder
+from compat.openai.tools.fields import Function, NamedFunction, NamedTool, Tool, ToolChoice, demanded
 from compat.openai.tools.parsers import PARSERS, Format, Listed, Named, format_of
 from server.http.sse import frame
 from tests.compat.deltas import HEAD, Step, bytes_of
@@ -124,6 +125,26 @@ def test_one_call_is_enough_when_they_may_not_be_parallel() -> None:
         coder.collect(0, step)
     (call,) = json.loads(coder.answer())["choices"][0]["message"]["tool_calls"]
     assert call["function"]["name"] == "add"
+
+
+@pytest.mark.parametrize("choice", ["required", NamedTool(NamedFunction("f"))])
+def test_demanded_arguments_have_no_properties_that_were_not_named(choice: ToolChoice) -> None:
+    inner = {"type": "object", "properties": {"properties": {"type": "string"}}}
+    open_ = {"type": "object", "properties": {}, "additionalProperties": True}
+    tool = Tool(function=Function("f", parameters={"properties": {"a": inner, "b": open_}}))
+    constraint = demanded([tool], choice, parallel=False)
+    assert constraint is not None
+    line = next(line for line in constraint.text.splitlines() if "%json" in line)
+    schema = json.loads(line.partition("%json ")[2])
+    assert schema["additionalProperties"] is False
+    assert schema["properties"] == {"a": inner | {"additionalProperties": False}, "b": open_}
+
+
+def test_parts_of_one_object_stay_open() -> None:
+    parts = {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}
+    constraint = demanded([Tool(function=Function("f", parameters=parts))], "required", parallel=False)
+    assert constraint is not None
+    assert "additionalProperties" not in constraint.text
 
 
 def test_a_named_function_s_output_is_its_arguments() -> None:

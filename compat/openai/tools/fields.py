@@ -21,6 +21,8 @@ MAX_CALLS = 16
 """Of one output, where their number is up to a constraint."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_NAMED_SCHEMAS = frozenset({"properties", "$defs", "definitions"})
+_SCHEMAS = frozenset({"items", "prefixItems", "anyOf", "oneOf"})
 _WHITESPACE = r"\x20|\n\x20{0,24}"
 
 
@@ -101,6 +103,26 @@ def demanded(tools: Sequence[Tool], choice: ToolChoice | None, parallel: bool) -
 def _json(tool: Tool) -> str:
     schema: dict[str, Any] = {"type": "object"} | (tool.function.parameters or {"properties": {}})
     try:
+        if b'"allOf"' not in orjson.dumps(schema):
+            schema = _closed(schema)
         return "%json " + orjson.dumps(schema | {"x-guidance": {"whitespace_pattern": _WHITESPACE}}).decode()
     except orjson.JSONEncodeError as error:
         raise InvalidField(f"The parameters cannot be used: {error}", "tools") from error
+
+
+def _closed(schema: Any) -> Any:
+    """Objects that name their properties admit no others unless they say so: less than the schema allows, and
+    what a function's author means. (Not for `allOf`, whose parts would exclude each other's properties.)"""
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    whole = dict(schema)
+    for keyword in _NAMED_SCHEMAS & schema.keys():
+        if isinstance(schema[keyword], dict):
+            whole[keyword] = {name: _closed(part) for name, part in schema[keyword].items()}
+    for keyword in _SCHEMAS & schema.keys():
+        whole[keyword] = _closed(schema[keyword])
+    if "properties" in schema and "patternProperties" not in schema:
+        whole.setdefault("additionalProperties", False)
+    return whole
