@@ -25,9 +25,12 @@ from export import FOLDER, export, shape_for
 from make_tokenizer import VOCABULARY
 from model import Decoder
 from muon import Muon
+from perplexity import load
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+TOKENS_OF_CHUNK = 35_000
+"""About; the chunks that an earlier run has seen are left out."""
 WARM_TOKENS = 60_000
 BASE_RATE = {"muon": 0.005, "adamw": 0.003}
 SHORT_TOKENS = 2_600_000
@@ -57,7 +60,9 @@ class Run:
         others = [p for p in self.model.parameters() if not any(p is m for m in matrices)]
         self.muon = Muon(matrices, lr=BASE_RATE["muon"], weight_decay=0.1)
         self.adamw = torch.optim.AdamW(others, lr=BASE_RATE["adamw"], betas=(0.9, 0.98), weight_decay=0.0)
-        self.progress = Progress()
+        self.progress = Progress(tokens=args.start_tokens, chunk=args.start_tokens // TOKENS_OF_CHUNK)
+        if args.start:
+            self.model.load_state_dict(load(args.start).state_dict())
         self.hidden = torch.compile(self.model, dynamic=True) if args.compile else self.model
         self.stopping = False
         self.decay_start = int(args.tokens * (1 - args.decay))
@@ -110,7 +115,7 @@ class Run:
     def rate(self) -> float:
         """The part of the base rate that holds now: warm-up, plateau, fall."""
         tokens, total = self.progress.tokens, int(self.args.tokens)
-        warm = min(1.0, (tokens + 1) / WARM_TOKENS)
+        warm = min(1.0, (tokens - self.args.start_tokens + 1) / WARM_TOKENS)
         fall = max(0.0, tokens - self.decay_start) / max(1, total - self.decay_start)
         return warm * max(0.02, 1.0 - fall)
 
@@ -179,6 +184,8 @@ def main() -> None:
     parser.add_argument(
         "--decay", type=float, default=0.25, help="part of the tokens over which the rate falls"
     )
+    parser.add_argument("--start", type=Path, help="an exported model whose weights are the first ones")
+    parser.add_argument("--start-tokens", type=int, default=0, help="how many tokens those have seen")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--limit", type=int, default=36, help="sentences in the longest texts, about")
     parser.add_argument(
