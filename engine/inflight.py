@@ -54,15 +54,17 @@ class InFlight:
         if closest is None:
             return None
         leader = closest[0]
-        target = self._target(sequence, leader)
-        gained = min(target, sequence.reusable) - match.num_tokens(self._size)
-        return (leader, target) if gained > 0 and target > leader.num_committed else None
-
-    def _target(self, sequence: Sequence, leader: Sequence) -> int:
-        """The leader publishes whole blocks, and the last one of its prompt as far as it goes."""
         common = common_salted_length(
             sequence.tokens, sequence.salts, leader.tokens, leader.salts, leader.prefill_end
         )
+        target = self._target(sequence, leader, common)
+        # Of what is waited for only the common part is of use: else those who share a prefix that ends inside
+        # of a block would wait for each other, one by one.
+        gained = min(common, target, sequence.reusable) - match.num_tokens(self._size)
+        return (leader, target) if gained > 0 and target > leader.num_committed else None
+
+    def _target(self, sequence: Sequence, leader: Sequence, common: int) -> int:
+        """The leader publishes whole blocks, and the last one of its prompt as far as it goes."""
         rest = common % self._size
         if rest >= MIN_WAIT or common == len(sequence.tokens):
             return min(common - rest + self._size, leader.prefill_end) if rest else common
