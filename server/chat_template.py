@@ -33,6 +33,7 @@ class ChatMessage:
     name: str | None = None
     tool_calls: tuple[Mapping[str, object], ...] = ()  # as templates want them: arguments are objects
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
 
     def as_template_value(self) -> dict[str, Any]:
         value: dict[str, Any] = {"role": self.role, "content": self.content}
@@ -42,6 +43,8 @@ class ChatMessage:
             value["tool_calls"] = list(self.tool_calls)
         if self.tool_call_id is not None:
             value["tool_call_id"] = self.tool_call_id
+        if self.reasoning_content is not None:
+            value["reasoning_content"] = self.reasoning_content
         return value
 
 
@@ -62,7 +65,7 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
-        arguments: Mapping[str, bool] | None = None,
+        arguments: Mapping[str, bool | str] | None = None,
         tools: Sequence[Mapping[str, object]] | None = None,
     ) -> str:
         """The prompt's text. Raises BadRequest with param `messages` when the template refuses them."""
@@ -95,7 +98,7 @@ class ChatTemplate:
         self,
         messages: list[dict[str, Any]],
         add_generation_prompt: bool,
-        arguments: Mapping[str, bool],
+        arguments: Mapping[str, bool | str],
         tools: Sequence[Mapping[str, object]] | None,
     ) -> str:
         parts: list[str] = []
@@ -125,7 +128,7 @@ def _check_size(messages: Sequence[ChatMessage]) -> None:
         raise BadRequest("messages must not be empty.", param="messages")
     if len(messages) > MAX_MESSAGES:
         raise BadRequest(f"At most {MAX_MESSAGES} messages are allowed.", param="messages")
-    if sum(len(message.content) for message in messages) > MAX_INPUT_CHARACTERS:
+    if sum(len(each.content) + len(each.reasoning_content or "") for each in messages) > MAX_INPUT_CHARACTERS:
         raise BadRequest(f"The messages have more than {MAX_INPUT_CHARACTERS} characters.", param="messages")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from compat.openai import structured
+from compat.openai import json_schema, structured
 from compat.openai.errors import InvalidField
 from compat.openai.structured import Constraint, Kind
 from server.errors import BadRequest, TooLarge
@@ -97,9 +97,8 @@ def _grammar(constraint: Constraint) -> str:
 
     match constraint.kind:
         case "json_schema":
-            return LLMatcher.grammar_from_json_schema(
-                constraint.text, overrides={"whitespace_pattern": _WHITESPACE}
-            )
+            schema = json.dumps(json_schema.prepared(json.loads(constraint.text)), ensure_ascii=False)
+            return LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": _WHITESPACE})
         case "regex":
             return LLMatcher.grammar_from_regex(constraint.text)
         case "choice":
@@ -116,7 +115,7 @@ def _quoted(text: str) -> str:
 
 def _refused(constraint: Constraint, message: str) -> BadRequest:
     return BadRequest(
-        f"This {_WORDS[constraint.kind]} cannot be followed: {message.strip()[:500]}",
+        f"This {_WORDS[constraint.kind]} cannot be followed: {json_schema.explained(message.strip()[:500])}",
         param=constraint.param,
         code="invalid_grammar",
     )

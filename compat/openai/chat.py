@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 import orjson
 
+from compat.openai import refusal
+from compat.openai.binding import Binding
 from compat.openai.common import GenerationFields, InvalidField, check_generation, check_logprobs, refuse
 from compat.openai.encoder import Choice, Delta, Encoder, finish_members
-from compat.openai.logprobs import chat_logprobs
+from compat.openai.logprobs import chat_logprobs, prompt_logprobs
 from compat.openai.tools import fields
 from compat.openai.tools.fields import Tool, ToolCall, ToolChoice
 
 TEMPLATE_ARGUMENTS = ("enable_thinking", "thinking")
 """Booleans that a request may hand to the chat template: the switches of hybrid reasoning models."""
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -31,6 +35,8 @@ class Message(msgspec.Struct, frozen=True):
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None  # another name for it
     function_call: Any = None
     audio: Any = None
 
@@ -45,10 +51,18 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    include_reasoning: bool | None = None  # absent: true
 
     tools: list[Tool] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
+    store: bool | None = None  # nothing is kept, whatever it says
+    metadata: dict[str, str] | None = None  # of what is stored
+    safety_identifier: str | None = None  # as `user`
+    parrot: Binding | None = None
+    prompt_cache_key: str | None = None  # the cache finds by itself what requests have in common
+
     functions: Any = None
     function_call: Any = None
     modalities: Any = None
@@ -57,33 +71,35 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True):
     documents: Any = None
     prediction: Any = None
     web_search_options: Any = None
+    moderation: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    verbosity: Any = None
+    echo: Any = None
+    mm_processor_kwargs: Any = None
+    media_io_kwargs: Any = None
+    thinking_token_budget: Any = None
 
     @property
     def output_limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-_REFUSED = (
-    "functions",
-    "function_call",
-    "modalities",
-    "audio",
-    "chat_template",
-    "documents",
-    "prediction",
-    "web_search_options",
-)
-
-
 def check(request: ChatRequest) -> None:
     """All but the messages. Raises InvalidField."""
     check_generation(request)
-    refuse(request, _REFUSED)
+    refuse(request, refusal.CHAT)
+    if request.best_of is not None and request.best_of != request.choices:
+        raise InvalidField("A chat has no best_of other than n.", "best_of", "unsupported_field")
     fields.check(request.tools or (), request.tool_choice)
     check_logprobs(request.top_logprobs, "top_logprobs")
     if request.top_logprobs and not request.logprobs:
         raise InvalidField("top_logprobs is only allowed when logprobs is true.", "top_logprobs")
-    for name, value in (request.chat_template_kwargs or {}).items():
+    _check_template_arguments(request.chat_template_kwargs or {})
+
+
+def _check_template_arguments(arguments: Mapping[str, object]) -> None:
+    for name, value in arguments.items():
         param = f"chat_template_kwargs.{name}"
         if name not in TEMPLATE_ARGUMENTS:
             raise InvalidField(f"Only {', '.join(TEMPLATE_ARGUMENTS)} may be passed to the template.", param)
@@ -133,8 +149,8 @@ class ChatEncoder(Encoder):
 
     def _chunk(self, choice: Choice, delta: Delta, first: bool) -> bytes:
         parts = [self._chunk_head]
-        if first and self._shown.token_ids:
-            parts += (b'"prompt_token_ids":', orjson.dumps(list(choice.prompt.token_ids)), b",")
+        if first:
+            parts.append(self._of_prompt(choice))
         parts.append(b'"choices":[{"index":%d,"delta":' % choice.index)
         if first:
             parts += (b'{"role":"assistant","content":', orjson.dumps(delta.text), b"}")
@@ -167,6 +183,16 @@ class ChatEncoder(Encoder):
         return chat_logprobs(of.token_ids, of.logprobs, self._bytes_of)
 
     def _answer_extra(self) -> bytes:
-        if not self._shown.token_ids:
-            return b""
-        return b',"prompt_token_ids":' + orjson.dumps(list(self.choices[0].prompt.token_ids))
+        members = self._of_prompt(self.choices[0])
+        return b"," + members[:-1] if members else b""
+
+    def _of_prompt(self, choice: Choice) -> bytes:
+        """Members about the prompt, each with a comma behind it. Streamed, only the first choice has its scores."""
+        members, ids = b"", choice.prompt.token_ids
+        if self._shown.token_ids:
+            members = b'"prompt_token_ids":%b,' % orjson.dumps(list(ids))
+        top = self._shown.prompt_logprobs
+        if top is not None and len(choice.prompt_logprobs) == len(ids) - 1:
+            found = prompt_logprobs(ids, choice.prompt_logprobs, top, self._bytes_of)
+            members += b'"prompt_logprobs":%b,' % found
+        return members

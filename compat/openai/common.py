@@ -1,20 +1,21 @@
 """What OpenAI's generation endpoints have in common: fields, their refusal, usage, and the head of an answer.
 
-Responsible for: names and types as clients send them (null is absent), and for refusing by name what is known
-to OpenAI's or vLLM's users but not supported here. The range of a sampling field is the server's to check.
+Responsible for: names and types as clients send them (null is absent), and the caps that hold before anything is
+allocated. What is refused is `refusal`'s, the range of a sampling field the server's to check.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import orjson
 
-from compat.openai import structured
+from compat.openai import refusal, structured
 from compat.openai.errors import InvalidField as InvalidField
+from compat.openai.hints import Nvext, hints
+from compat.openai.refusal import refuse as refuse
 
 MAX_CHOICES = 64  # of one prompt
 MAX_PROMPTS = 256
@@ -25,6 +26,7 @@ MAX_LOGPROBS = 20
 class StreamOptions(msgspec.Struct, frozen=True):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+    include_obfuscation: Any = None
 
 
 class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,23 +57,35 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str | None = None
     priority: int | None = None
     cache_salt: str | None = None
+    session_id: str | None = None
+    program_id: str | None = None
+    nvext: Nvext | None = None
     request_id: str | None = None
+    user: str | None = None  # who is behind the client: for its own use
     best_of: int | None = None
 
-    use_beam_search: Any = None
-    prompt_logprobs: Any = None
+    prompt_logprobs: int | None = None
     response_format: Any = None
     structured_outputs: Any = None
     guided_json: Any = None
     guided_regex: Any = None
     guided_choice: Any = None
     guided_grammar: Any = None
-    guided_decoding_backend: Any = None
     bad_words: list[str] | None = None
     allowed_token_ids: list[int] | None = None
+
+    use_beam_search: Any = None
+    length_penalty: Any = None
+    early_stopping: Any = None
+    guided_decoding_backend: Any = None
+    guided_whitespace_pattern: Any = None
     logits_processors: Any = None
     truncate_prompt_tokens: Any = None
     prompt_embeds: Any = None
+    spaces_between_special_tokens: Any = None
+    return_tokens_as_token_ids: Any = None
+    kv_transfer_params: Any = None
+    vllm_xargs: Any = None
 
     @property
     def choices(self) -> int:
@@ -90,54 +104,18 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-_REFUSED = (
-    "use_beam_search",
-    "prompt_logprobs",
-    "guided_decoding_backend",
-    "logits_processors",
-    "truncate_prompt_tokens",
-    "prompt_embeds",
-)
-
-_HARMLESS: dict[str, tuple[object, ...]] = {
-    "use_beam_search": (False,),
-    "guided_decoding_backend": ("auto", "guidance"),
-    "logits_processors": ([],),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "modalities": (["text"],),
-    "documents": ([],),
-    "suffix": ("",),
-}
-"""Values of refused fields that ask for nothing; SDKs send some of them on their own."""
-
-_SERVICE_TIERS = ("auto", "default", "flex", "priority")
-
-
-def refuse(request: msgspec.Struct, fields: Iterable[str], at: str = "") -> None:
-    """Raises InvalidField for the first of `fields` that asks for something."""
-    for name in fields:
-        value = getattr(request, name)
-        if value is not None and value not in _HARMLESS.get(name, ()):
-            raise InvalidField(f"{name} is not supported by this server.", at + name, "unsupported_field")
-
-
 def check_generation(request: GenerationFields) -> None:
     """What both endpoints refuse, and the caps that hold before anything is allocated."""
-    refuse(request, _REFUSED)
+    refuse(request, refusal.GENERATION)
     structured.constraint(request)
+    hints(request)
     if not 1 <= request.choices <= MAX_CHOICES:
         raise InvalidField(f"n must be between 1 and {MAX_CHOICES}.", "n")
-    if request.best_of is not None and request.best_of != request.choices:
-        raise InvalidField(
-            "best_of other than n is not supported by this server.", "best_of", "unsupported_field"
-        )
-    if request.stream_options is not None and not request.stream:
-        raise InvalidField("stream_options is only allowed when stream is true.", "stream_options")
-    if request.service_tier is not None and request.service_tier not in _SERVICE_TIERS:
-        raise InvalidField(f"service_tier must be one of {', '.join(_SERVICE_TIERS)}.", "service_tier")
-    if request.cache_salt is not None and not 1 <= len(request.cache_salt) <= 256:
-        raise InvalidField("cache_salt must have between 1 and 256 characters.", "cache_salt")
+    check_logprobs(request.prompt_logprobs, "prompt_logprobs")
+    if request.stream_options is not None:
+        if not request.stream:
+            raise InvalidField("stream_options is only allowed when stream is true.", "stream_options")
+        refuse(request.stream_options, ("include_obfuscation",), "stream_options.")
 
 
 def check_logprobs(count: int | None, param: str) -> None:
@@ -152,16 +130,18 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int | None = None  # None: of a model that does not think
 
     def json(self) -> bytes:
-        return orjson.dumps(
-            {
-                "prompt_tokens": self.prompt_tokens,
-                "completion_tokens": self.completion_tokens,
-                "total_tokens": self.prompt_tokens + self.completion_tokens,
-                "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-            }
-        )
+        members: dict[str, object] = {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+        if self.reasoning_tokens is not None:
+            members["completion_tokens_details"] = {"reasoning_tokens": self.reasoning_tokens}
+        return orjson.dumps(members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +152,17 @@ class Head:
     created: int
     model: str
     system_fingerprint: str
+    service_tier: str | None = None
 
     def json(self, object: str) -> bytes:
         """`{"id": ..., ..., ` without its end, to be spliced in front of the members that differ."""
-        members = {
+        members: dict[str, str | int] = {
             "id": self.id,
             "object": object,
             "created": self.created,
             "model": self.model,
             "system_fingerprint": self.system_fingerprint,
         }
+        if self.service_tier is not None:
+            members["service_tier"] = self.service_tier
         return orjson.dumps(members)[:-1] + b","

@@ -34,6 +34,8 @@ class Delta(Protocol):
     def stop_reason(self) -> str | int | None: ...
     @property
     def cached_tokens(self) -> int: ...
+    @property
+    def prompt_logprobs(self) -> Sequence[TokenLogprobs]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,9 @@ class Shown:
     token_ids: bool = False
     usage: bool = False  # a last chunk without choices
     continuous_usage: bool = False  # and in every chunk
+    echo_logprobs: int | None = None  # log-probabilities begin with the prompt's, with so many alternatives
+    prompt_logprobs: int | None = None  # the prompt's apart, in vLLM's shape
+    output: bool = True  # False: the prompt's scores are all that was asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,26 @@ class Choice:
     parts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: Sequence[TokenLogprobs] = ()
     finish_reason: str | None = None
+    stop_reason: str | int | None = None
+
+    @property
+    def likelihood(self) -> float:
+        """Log-probability per token, by which `best_of` chooses."""
+        return sum(at.logprob for at in self.logprobs) / max(len(self.logprobs), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _ScoresAlone:
+    """A delta without the token that had to be sampled to get them."""
+
+    cached_tokens: int
+    prompt_logprobs: Sequence[TokenLogprobs]
+    finish_reason: str | None = "length"
+    text: str = ""
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[TokenLogprobs] = ()
     stop_reason: str | int | None = None
 
 
@@ -99,12 +123,15 @@ class Encoder(ABC):
     def feed(self, index: int, delta: Delta) -> list[bytes]:
         """The chunks that say what a step added."""
         choice = self.choices[index]
+        if not self._shown.output:
+            delta = _ScoresAlone(delta.cached_tokens, delta.prompt_logprobs)
         self._completion_tokens += len(delta.token_ids)
         if choice.started and self._plain and delta.finish_reason is None:
             return [self._text_heads[index] + orjson.dumps(delta.text) + self._text_tail]
         first = not choice.started
         if first:
             choice.started, choice.cached_tokens = True, delta.cached_tokens
+            choice.prompt_logprobs = delta.prompt_logprobs
         return [self._chunk(choice, delta, first)]
 
     def end(self) -> list[bytes]:
@@ -115,23 +142,43 @@ class Encoder(ABC):
 
     def collect(self, index: int, delta: Delta) -> None:
         choice = self.choices[index]
+        if not self._shown.output:
+            delta = _ScoresAlone(delta.cached_tokens, delta.prompt_logprobs)
         self._completion_tokens += len(delta.token_ids)
         if choice.cached_tokens is None:
             choice.cached_tokens = delta.cached_tokens
+            choice.prompt_logprobs = delta.prompt_logprobs
         choice.parts.append(delta.text)
         choice.token_ids.extend(delta.token_ids)
         choice.logprobs.extend(delta.logprobs)
         choice.finish_reason, choice.stop_reason = delta.finish_reason, delta.stop_reason
 
+    @property
+    def scores_prompts(self) -> bool:
+        return self._shown.echo_logprobs is not None or self._shown.prompt_logprobs is not None
+
+    @property
+    def scores(self) -> int:
+        """Positions with log-probabilities that the answer will have."""
+        if self._shown.logprobs:
+            return sum(len(choice.logprobs) + len(choice.prompt_logprobs) for choice in self.choices)
+        return sum(len(choice.prompt_logprobs) for choice in self.choices)
+
     def answer(self) -> bytes:
         """The whole answer, after every choice has been collected."""
-        choices = b",".join(map(self._whole, self.choices))
+        choices = b",".join(map(self._whole, self._chosen()))
         return b'%b"choices":[%b],"usage":%b%b}' % (
             self._head.json(self.answer_object),
             choices,
             self._usage().json(),
             self._answer_extra(),
         )
+
+    def _chosen(self) -> Sequence[Choice]:
+        """Those that are answered, with what a prompt's first choice knows of the prompt."""
+        for choice in self.choices:
+            choice.prompt_logprobs = self.choices[choice.index // self._n * self._n].prompt_logprobs
+        return self.choices
 
     def _usage(self) -> Usage:
         """Of a prompt's choices the smallest hit counts: the others find what the first one had computed."""

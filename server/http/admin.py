@@ -11,7 +11,6 @@ from server.version import VERSION
 
 def routes() -> list[web.RouteDef]:
     return [
-        web.get("/", index),
         web.get("/health", health),
         web.get("/ping", health),
         web.get("/health/ready", ready),
@@ -19,18 +18,6 @@ def routes() -> list[web.RouteDef]:
         web.get("/version", version),
         web.get("/v1/admin/story/{id}", story),
     ]
-
-
-async def index(_: web.Request) -> web.Response:
-    return _json(
-        {
-            "name": "parrot",
-            "version": VERSION,
-            "openai": ["/v1/models", "/v1/completions", "/v1/chat/completions"],
-            "semantic_variables": ["/v1/programs", "/v1/sessions"],
-            "operations": ["/health", "/health/ready", "/metrics", "/version", "/v1/admin/story/{id}"],
-        }
-    )
 
 
 async def health(request: web.Request) -> web.Response:

@@ -49,6 +49,8 @@ async def read(request: web.Request, type_: type[T]) -> T:
     except web.HTTPRequestEntityTooLarge as error:
         limit = request.app._client_max_size
         raise TooLarge(f"The request body is larger than {limit} bytes.") from error
+    except web.RequestPayloadError as error:  # a chunk or an encoding that is none
+        raise BadRequest("The request body cannot be read as it was sent.", code="malformed_body") from error
     return decode(data, type_)
 
 

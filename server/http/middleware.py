@@ -1,8 +1,8 @@
 """What holds for every request, whatever it asks for: an id, a tenant, and errors in one shape.
 
 Responsible for: `X-Request-Id` (honoured when harmless, always echoed, in every line of the log), the API key,
-mapping everything that a handler can raise to OpenAI's error object, and telling an observer how each request
-ended. Leaves to others: errors after a stream has begun (`server.http.sse`).
+mapping everything that a handler can raise to OpenAI's error object (or, on its paths, to Anthropic's), and telling
+an observer how each request ended. Leaves to others: errors after a stream has begun (`server.http.sse`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from uuid import uuid4
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from compat.anthropic import errors as anthropic
 from compat.openai.errors import error_body
 from server import logs
 from server.errors import ApiError, Unauthorized
@@ -25,7 +26,7 @@ from server.tenant import ANONYMOUS, KeyRing, Tenant
 log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_OPEN = frozenset({"/health", "/health/ready", "/ping"})
+_OPEN = frozenset({"/health", "/health/ready", "/ping", "/", "/docs", "/openapi.json"})
 
 
 CLIENT_LEFT = 499
@@ -50,12 +51,12 @@ def harmless_id(given: str) -> bool:
     return _REQUEST_ID.fullmatch(given) is not None
 
 
-def error_response(error: ApiError) -> web.Response:
+def error_response(request: web.Request, error: ApiError) -> web.Response:
     info = error.info
     headers = {} if error.retry_after is None else {"Retry-After": str(max(1, round(error.retry_after)))}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    return _response(error.status, info.message, info.type, info.param, info.code, headers)
+    return _response(request, error.status, info.message, info.type, info.param, info.code, headers)
 
 
 def _observed(observer: Observer) -> Middleware:
@@ -86,7 +87,7 @@ def _edge(keys: KeyRing, open_paths: frozenset[str]) -> Middleware:
             request[TENANT] = ANONYMOUS if request.path in open_paths else _authenticate(request, keys)
             return await handler(request)
         except ApiError as error:
-            return error_response(error)
+            return error_response(request, error)
         except web.HTTPException as error:
             if error.status < 400:
                 raise
@@ -95,13 +96,16 @@ def _edge(keys: KeyRing, open_paths: frozenset[str]) -> Middleware:
             raise  # the client has left; there is nobody to answer
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
-            return _response(500, "Internal server error.", "server_error", None, "internal_error")
+            return _response(request, 500, "Internal server error.", "server_error", None, "internal_error")
 
     return edge
 
 
 async def _echo_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["X-Request-Id"] = request.get(REQUEST_ID) or _request_id(None)
+    id = request.get(REQUEST_ID) or _request_id(None)
+    response.headers["X-Request-Id"] = id
+    if _is_anthropic(request):
+        response.headers["request-id"] = id
 
 
 def _request_id(given: str | None) -> str:
@@ -109,11 +113,20 @@ def _request_id(given: str | None) -> str:
 
 
 def _authenticate(request: web.Request, keys: KeyRing) -> Tenant:
+    """OpenAI's clients send a bearer token, Anthropic's a header of its own, or both."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    tenant = keys.tenant(key.strip() if scheme.lower() == "bearer" else None)
+    bearer = key.strip() if scheme.lower() == "bearer" else None
+    tenant = keys.tenant(bearer)
+    if tenant is None and (other := request.headers.get("x-api-key")) is not None:
+        tenant = keys.tenant(other)
     if tenant is None:
         raise Unauthorized("Incorrect or missing API key; send it as `Authorization: Bearer KEY`.")
     return tenant
+
+
+def _is_anthropic(request: web.Request) -> bool:
+    """Whether the answer is for a client that knows Anthropic's shape of an error."""
+    return request.path == "/v1/messages" or request.path.startswith("/v1/messages/")
 
 
 def _aiohttp_error(request: web.Request, error: web.HTTPException) -> web.Response:
@@ -125,10 +138,11 @@ def _aiohttp_error(request: web.Request, error: web.HTTPException) -> web.Respon
         message, code = f"{request.method} is not allowed for {request.path}.", "method_not_allowed"
     elif error.status == 413:
         message, code = "The request body is too large.", "request_too_large"
-    return _response(error.status, message, "invalid_request_error", None, code, allow)
+    return _response(request, error.status, message, "invalid_request_error", None, code, allow)
 
 
 def _response(
+    request: web.Request,
     status: int,
     message: str,
     type: str,
@@ -137,4 +151,6 @@ def _response(
     headers: dict[str, str] | None = None,
 ) -> web.Response:
     body = error_body(message, type, param, code)
+    if _is_anthropic(request):
+        body = anthropic.error_body(status, message, param, request[REQUEST_ID])
     return web.Response(status=status, body=body, content_type="application/json", headers=headers)

@@ -6,7 +6,8 @@ request means is `server.http.openai_job`'s, and how an answer looks is `compat.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 
 import msgspec
 from aiohttp import web
@@ -15,8 +16,9 @@ from compat.openai import models, tokenize
 from compat.openai.chat import ChatRequest
 from compat.openai.common import GenerationFields
 from compat.openai.completions import CompletionRequest
+from compat.openai.encoder import Encoder
 from server.errors import BadRequest, NotFound
-from server.http import fanout
+from server.http import fanout, openai_bound, running
 from server.http.body import read
 from server.http.keys import REQUEST_ID, SERVICE, TENANT
 from server.http.live import LiveRequests
@@ -25,9 +27,13 @@ from server.http.openai_job import Job, chat_job, chat_messages, check_ids, comp
 from server.http.sse import Stream, frame
 from server.model_card import ModelCard
 
+MANY_SCORES = 64
+"""Positions with log-probabilities that are written on the event loop at once."""
 
-def routes() -> list[web.RouteDef]:
-    handlers = Handlers(LiveRequests())
+
+def routes(live: LiveRequests) -> list[web.RouteDef]:
+    """`live`: what can be cancelled by id, of whatever format."""
+    handlers = Handlers(live)
     return [
         web.get("/v1/models", list_models),
         web.get("/v1/models/{model:.+}", get_model),
@@ -54,6 +60,8 @@ class Handlers:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         request.app[SERVICE].admit(request[TENANT])
         body = await read(request, ChatRequest)
+        if body.parrot is not None:
+            return await openai_bound.answer(request, _id(request, body), body)
         job = await chat_job(request.app[SERVICE], request[TENANT], _id(request, body), body)
         return await self._answer(request, job)
 
@@ -65,7 +73,7 @@ class Handlers:
             raise NotFound(f"There is no running request {id!r}.", param="id")
         return _json(msgspec.json.encode({"id": id, "cancelled": True}))
 
-    async def _answer(self, request: web.Request, job: Job) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, job: Job[Encoder]) -> web.StreamResponse:
         if job.stream:
             return await self._stream(request, job)
 
@@ -74,37 +82,35 @@ class Handlers:
                 job.encoder.collect(index, delta)
 
         await self._run(request, job, collect)
-        return _json(job.encoder.answer())
+        return _json(await _written(job.encoder.scores, job.encoder.answer))
 
-    async def _stream(self, request: web.Request, job: Job) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, job: Job[Encoder]) -> web.StreamResponse:
         async with Stream(request) as stream:
 
             async def send(steps: Sequence[fanout.Step]) -> None:
-                chunks = [chunk for index, delta in steps for chunk in job.encoder.feed(index, delta)]
-                await stream.write(b"".join(map(frame, chunks)))
+                await stream.write(_chunks(job.encoder, steps))
 
-            await self._run(request, job, send)
+            async def send_scores(steps: Sequence[fanout.Step]) -> None:
+                scores = sum(len(delta.prompt_logprobs) for _, delta in steps)
+                await stream.write(await _written(scores, lambda: _chunks(job.encoder, steps)))
+
+            await self._run(request, job, send_scores if job.encoder.scores_prompts else send)
             await stream.write(b"".join(map(frame, job.encoder.end())))
         return stream.response
 
-    async def _run(self, request: web.Request, job: Job, sink: fanout.Sink) -> None:
-        """Leaving this, for whatever reason, leaves every generation: a client that goes frees the engine."""
-        service = request.app[SERVICE]
-        prompt_tokens = sum(len(job.prompt_of(index).token_ids) for index in range(len(job.params)))
-        service.admit(request[TENANT], requests=len(job.params), tokens=prompt_tokens)
-        generations = [
-            service.generate(
-                job.prompt_of(index).token_ids,
-                params,
-                tenant=job.tenant,
-                objective=job.objective,
-                request_id=job.id,
-                index=index,
-            )
-            for index, params in enumerate(job.params)
-        ]
-        async with self._live.tracked(request[TENANT], job.id):
-            await fanout.run(generations, sink)
+    async def _run(self, request: web.Request, job: Job[Encoder], sink: fanout.Sink) -> None:
+        owner = request[TENANT]
+        generations = running.admitted(request.app[SERVICE], owner, job)
+        await running.run(self._live, owner, job, generations, sink)
+
+
+def _chunks(encoder: Encoder, steps: Sequence[fanout.Step]) -> bytes:
+    return b"".join([frame(chunk) for index, delta in steps for chunk in encoder.feed(index, delta)])
+
+
+async def _written(scores: int, write: Callable[[], bytes]) -> bytes:
+    """On a thread where there are many log-probabilities to write: a thousand with alternatives take 50 ms."""
+    return write() if scores < MANY_SCORES else await asyncio.to_thread(write)
 
 
 async def list_models(request: web.Request) -> web.Response:

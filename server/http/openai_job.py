@@ -1,35 +1,37 @@
 """What an OpenAI request means in the server's own terms.
 
-Responsible for: prompts as ids, one set of parameters for each choice, tenant, objective and ids; and for
-refusing what cannot fit the model's context. Shapes are `compat.openai`'s, the range of a sampling field
-`server.sampling`'s.
+Responsible for: prompts as ids, what is bound to a format, tenant, objective and ids. Shapes are `compat.openai`'s,
+the parameters of each choice `server.http.choices`'s.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
-import msgspec
-
-from compat.openai import chat, completions
+from compat.openai import chat, completions, hints, reasoning
 from compat.openai import structured as formats
 from compat.openai.chat import ChatEncoder, ChatRequest, Message
 from compat.openai.common import GenerationFields, Head, InvalidField
 from compat.openai.completions import CompletionEncoder, CompletionRequest
 from compat.openai.encoder import Encoder, Prompt, Shown
+from compat.openai.hints import NO_HINTS, Hints
+from compat.openai.reasoning import Thinking
 from compat.openai.tools import request as tools
 from compat.openai.tools.encoder import ToolChatEncoder
+from compat.openai.tools.parsers import Parser, Plain
 from engine.types import Objective, Urgency
-from parrot import wire
-from server import sampling, structured
+from server import structured
 from server.chat_template import ChatMessage
 from server.errors import BadRequest
 from server.generation import GenerationParams
+from server.http import choices
+from server.http.choices import Asked
 from server.model_card import ModelCard
-from server.restrictions import restricted
+from server.scheduler.entry import PATIENCE_S
 from server.service import Service
 from server.tenant import Tenant
 from server.tokenizer import Tokenizer
@@ -37,24 +39,40 @@ from server.version import VERSION
 
 _FINGERPRINT = f"parrot-{VERSION}"
 
+E = TypeVar("E")
+
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One request, ready to run: choice `i` continues prompt `i // n`, with `params[i]`."""
+class Job(Generic[E]):
+    """One request, ready to run: choice `i` continues prompt `i // n`, with `params[i]`. `encoder` writes its
+    answer."""
 
     id: str
     tenant: Tenant
     objective: Objective
     prompts: Sequence[Prompt]
     params: Sequence[GenerationParams]
-    encoder: Encoder
+    encoder: E
     stream: bool
+    hints: Hints = NO_HINTS
 
     def prompt_of(self, index: int) -> Prompt:
         return self.prompts[index * len(self.prompts) // len(self.params)]
 
 
-async def completion_job(service: Service, tenant: Tenant, id: str, body: CompletionRequest) -> Job:
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A chat that is ready to run, before anything is said about how its answer looks. `parser` makes one for each
+    output; None: whatever comes is text. `thinking` None: and so is what may be thoughts."""
+
+    card: ModelCard
+    prompt: Prompt
+    params: Sequence[GenerationParams]
+    parser: Callable[[], Parser] | None
+    thinking: Thinking | None = None
+
+
+async def completion_job(service: Service, tenant: Tenant, id: str, body: CompletionRequest) -> Job[Encoder]:
     """Raises ApiError."""
     with invalid_fields():
         completions.check(body)
@@ -62,46 +80,106 @@ async def completion_job(service: Service, tenant: Tenant, id: str, body: Comple
     card = service.resolve_model(body.model)
     prompts = [await _prompt(service, card, body, prompt) for prompt in given]
     grammar = await grammar_of(body)
-    limit = completions.DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    params = [
-        params
-        for prompt in prompts
-        for params in _params(service, card, body, prompt, limit, body.logprobs, "prompt", grammar)
-    ]
-    shown = _shown(body, logprobs=body.logprobs is not None)
+    asked = _asked(body, grammar)
+    params = [params for prompt in prompts for params in choices.params(service, card, body, prompt, asked)]
+    shown = replace(
+        shown_of(body, logprobs=body.logprobs is not None),
+        echo_logprobs=body.echoed_logprobs,
+        output=not body.scores_alone,
+    )
     bytes_of = service.tokenizer.token_bytes
-    encoder = CompletionEncoder(_head(f"cmpl-{id}", body, card), prompts, body.choices, shown, bytes_of)
-    return _job(id, tenant, body, prompts, params, encoder)
+    head = head_of(f"cmpl-{id}", body, card)
+    encoder = CompletionEncoder(head, prompts, body.candidates, shown, bytes_of, keep=body.choices)
+    return job_of(id, tenant, body, prompts, params, encoder)
 
 
-async def chat_job(service: Service, tenant: Tenant, id: str, body: ChatRequest) -> Job:
+def _asked(body: CompletionRequest, grammar: str | None) -> Asked:
+    limit = completions.DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    logprobs, echoed = body.logprobs, body.echoed_logprobs
+    if logprobs is None and body.candidates > body.choices:
+        logprobs = 0  # to choose by
+    scores = [count for count in (body.prompt_logprobs, echoed) if count is not None]
+    return Asked(
+        param="prompt",
+        limit=1 if body.scores_alone else limit,
+        logprobs=logprobs,
+        prompt_logprobs=max(scores, default=None),
+        choices=body.candidates,
+        every_prompt=bool(body.stream) and echoed is not None,
+        grammar=grammar,
+    )
+
+
+async def chat_job(service: Service, tenant: Tenant, id: str, body: ChatRequest) -> Job[Encoder]:
     """Raises ApiError."""
+    ready = await prepared(service, body)
+    shown = shown_of(body, logprobs=bool(body.logprobs))
+    head, bytes_of = head_of(f"chatcmpl-{id}", body, ready.card), service.tokenizer.token_bytes
+    encoder: Encoder
+    if ready.parser is None and ready.thinking is None:
+        encoder = ChatEncoder(head, [ready.prompt], body.choices, shown, bytes_of)
+    else:
+        parser, most = ready.parser or Plain, tools.most(body)
+        encoder = ToolChatEncoder(
+            head, [ready.prompt], body.choices, shown, bytes_of, parser, most, ready.thinking
+        )
+    return job_of(id, tenant, body, [ready.prompt], ready.params, encoder)
+
+
+async def prepared(service: Service, body: ChatRequest) -> Chat:
+    """A conversation of any wire format, once it is in the terms of chat completions. Raises ApiError."""
     with invalid_fields():
         chat.check(body)
     card = service.resolve_model(body.model)
-    text = service.tokenizer.render_chat(
+    demanded = await _demanded(body)
+    grammar = demanded or await grammar_of(body)
+    text = chat_text(service, body)
+    thinking = _thinking(service, body, text)
+    if thinking is not None and grammar is not None:  # what is bound to a format has no room for a thought
+        text, thinking = text + (reasoning.CLOSED if thinking.opened else ""), None
+    prompt = Prompt(await encode(service, card, text, bool(body.add_special_tokens), "messages"))
+    top = (body.top_logprobs or 0) if body.logprobs else None
+    asked = Asked("messages", body.output_limit, top, body.prompt_logprobs, body.choices, grammar=grammar)
+    params = choices.params(service, card, body, prompt, asked)
+    parser = tools.parser(body, service.tokenizer.chat_template_source, service.config.tool_call_parser)
+    marked = (parser is not None and demanded is None) or thinking is not None
+    if marked and body.skip_special_tokens is None:  # a family's marks may be special
+        params = [replace(each, skip_special_tokens=False) for each in params]
+    return Chat(card, prompt, params, parser, thinking)
+
+
+async def chat_prompt(service: Service, card: ModelCard, body: ChatRequest) -> Prompt:
+    """Raises ApiError."""
+    return Prompt(
+        await encode(service, card, chat_text(service, body), bool(body.add_special_tokens), "messages")
+    )
+
+
+def chat_text(service: Service, body: ChatRequest) -> str:
+    """Raises BadRequest."""
+    effort = reasoning.template_arguments(body.reasoning_effort, service.tokenizer.chat_template_source)
+    if effort is None:
+        raise BadRequest(
+            "This model's chat template knows no reasoning_effort.",
+            param="reasoning_effort",
+            code="unsupported_field",
+        )
+    return service.tokenizer.render_chat(
         chat_messages(body.messages),
         add_generation_prompt=default(body.add_generation_prompt, not body.continue_final_message),
         continue_final_message=bool(body.continue_final_message),
-        template_kwargs=body.chat_template_kwargs,
+        template_kwargs={**effort, **(body.chat_template_kwargs or {})},
         tools=tools.shown(body),
     )
-    prompt = Prompt(await encode(service, card, text, bool(body.add_special_tokens), "messages"))
-    top = (body.top_logprobs or 0) if body.logprobs else None
-    demanded = await _demanded(body)
-    grammar = demanded or await grammar_of(body)
-    params = _params(service, card, body, prompt, body.output_limit, top, "messages", grammar)
-    shown = _shown(body, logprobs=bool(body.logprobs))
-    head, bytes_of = _head(f"chatcmpl-{id}", body, card), service.tokenizer.token_bytes
-    encoder: Encoder
-    if (parser := tools.parser(body, service.tokenizer.chat_template_source)) is None:
-        encoder = ChatEncoder(head, [prompt], body.choices, shown, bytes_of)
-    else:
-        most = 1 if body.parallel_tool_calls is False else None
-        encoder = ToolChatEncoder(head, [prompt], body.choices, shown, bytes_of, parser, most)
-        if body.skip_special_tokens is None and demanded is None:  # a family's marks may be special tokens
-            params = [replace(each, skip_special_tokens=False) for each in params]
-    return _job(id, tenant, body, [prompt], params, encoder)
+
+
+def _thinking(service: Service, body: ChatRequest, prompt: str) -> Thinking | None:
+    """None: what an output has of thoughts is a part of its text."""
+    template = service.tokenizer.chat_template_source
+    if not reasoning.enabled(service.config.reasoning_parser, template):
+        return None
+    continued = chat.text_of(body.messages[-1]) if body.continue_final_message else None
+    return Thinking(reasoning.opened(prompt, continued), shown=body.include_reasoning is not False)
 
 
 async def _demanded(body: ChatRequest) -> str | None:
@@ -128,6 +206,7 @@ def chat_messages(messages: Sequence[Message]) -> list[ChatMessage]:
             message.name,
             tuple(tools.as_template_value(call) for call in message.tool_calls or ()),
             message.tool_call_id,
+            message.reasoning_content or message.reasoning,
         )
         for message in messages
     ]
@@ -167,27 +246,14 @@ async def grammar_of(body: GenerationFields) -> str | None:
     return None if constraint is None else await structured.grammar(constraint)
 
 
-def room(card: ModelCard, prompt: Prompt, limit: int | None, param: str) -> int:
-    """How many tokens an output may have: what was asked for, else what the prompt leaves of the context."""
-    length = len(prompt.token_ids)
-    if not length:
-        raise BadRequest("The prompt has no tokens.", param=param)
-    wanted = 1 if limit is None else limit
-    if length + wanted <= card.max_model_len:
-        return card.max_model_len - length if limit is None else limit
-    raise BadRequest(
-        f"This model's maximum context length is {card.max_model_len} tokens. However, you requested "
-        f"{length + wanted} tokens ({length} in the {param}, {wanted} in the completion). Please reduce the "
-        f"length of the {param} or completion.",
-        param=param if length >= card.max_model_len or limit is None else "max_tokens",
-        code="context_length_exceeded",
-    )
-
-
-def objective(body: GenerationFields) -> Objective:
-    """`flex`, or a `priority` behind vLLM's default of 0 (smaller goes first), gives way to others."""
-    patient = body.service_tier == "flex" or (body.priority or 0) > 0
-    return Objective(Urgency.THROUGHPUT if patient else Urgency.LATENCY)
+def objective(hints: Hints) -> Objective:
+    """A request is latency-sensitive unless it is said to be patient. A priority is an earlier place among those
+    who are alike, by as much as somebody who wants it within that time: bounded, so that nobody waits for ever."""
+    if hints.priority > 0:
+        within_ms = PATIENCE_S * 1000 * hints.priority / (hints.priority + 1)
+        return Objective(Urgency.THROUGHPUT, within_ms=within_ms)
+    within = PATIENCE_S * 1000 * 2.0 ** max(hints.priority, -16) if hints.priority else None
+    return Objective(Urgency.THROUGHPUT if hints.patient else Urgency.LATENCY, within_ms=within)
 
 
 @contextmanager
@@ -199,24 +265,35 @@ def invalid_fields() -> Iterator[None]:
         raise BadRequest(str(error), param=error.param, code=error.code) from error
 
 
-def _job(
+def job_of(
     id: str,
     tenant: Tenant,
     body: GenerationFields,
     prompts: Sequence[Prompt],
     params: Sequence[GenerationParams],
-    encoder: Encoder,
-) -> Job:
-    owner = tenant if body.cache_salt is None else tenant.salted(body.cache_salt)
-    return Job(id, owner, objective(body), prompts, params, encoder, bool(body.stream))
+    encoder: E,
+) -> Job[E]:
+    """Under the request's own name `id`, with the hints of `body`."""
+    with invalid_fields():
+        told = hints.hints(body)
+    owner = tenant if told.cache_salt is None else tenant.salted(told.cache_salt)
+    return Job(id, owner, objective(told), prompts, params, encoder, bool(body.stream), told)
 
 
-def _head(id: str, body: GenerationFields, card: ModelCard) -> Head:
-    return Head(id, int(time.time()), body.model or card.served_names[0], _FINGERPRINT)
+def head_of(id: str, body: GenerationFields, card: ModelCard) -> Head:
+    return Head(
+        id, int(time.time()), body.model or card.served_names[0], _FINGERPRINT, hints.served_tier(body)
+    )
 
 
-def _shown(body: GenerationFields, *, logprobs: bool) -> Shown:
-    return Shown(logprobs, bool(body.return_token_ids), body.include_usage, body.continuous_usage)
+def shown_of(body: GenerationFields, *, logprobs: bool) -> Shown:
+    return Shown(
+        logprobs,
+        bool(body.return_token_ids),
+        body.include_usage,
+        body.continuous_usage,
+        prompt_logprobs=body.prompt_logprobs,
+    )
 
 
 async def _prompt(
@@ -227,42 +304,3 @@ async def _prompt(
         return Prompt(ids, echo=given if body.echo else "")
     check_ids(service.tokenizer, given, card.max_model_len, "prompt")
     return Prompt(given, echo=service.tokenizer.decode(given) if body.echo else "")
-
-
-def _params(
-    service: Service,
-    card: ModelCard,
-    body: GenerationFields,
-    prompt: Prompt,
-    limit: int | None,
-    logprobs: int | None,
-    param: str,
-    grammar: str | None,
-) -> list[GenerationParams]:
-    """One for each choice of a prompt: the same but for the seed, of which choice 0 has the client's own."""
-    first = sampling.validate(
-        _sampling(body, limit),
-        service.sampling_model,
-        max_tokens=room(card, prompt, limit, param),
-        draw_seed=service.draw_seed,
-        logprobs=logprobs,
-    )
-    first = structured.constrained(first, grammar)
-    first = restricted(first, service.tokenizer, body.allowed_token_ids, body.bad_words)
-    return [_reseeded(first, index) for index in range(body.choices)]
-
-
-def _sampling(body: GenerationFields, max_tokens: int | None) -> wire.Sampling:
-    """The fields that OpenAI's and our own API share; the names are the same."""
-    shared = {name: getattr(body, name) for name in _SHARED}
-    return wire.Sampling(max_tokens=max_tokens, **shared)
-
-
-_SHARED = tuple(
-    sorted({*wire.Sampling.__struct_fields__} & {*GenerationFields.__struct_fields__} - {"n", "max_tokens"})
-)
-
-
-def _reseeded(params: GenerationParams, index: int) -> GenerationParams:
-    seed = (params.sampling.seed + index) % 2**63
-    return replace(params, sampling=msgspec.structs.replace(params.sampling, seed=seed))

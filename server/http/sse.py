@@ -1,22 +1,26 @@
 """Writes server-sent events.
 
 Responsible for: the response headers, the framing, and every way in which a stream can end. As a context
-manager a `Stream` ends itself: `data: [DONE]` after a normal exit, an error event and `[DONE]` when the body
-raised, and silence when the client has left. Until the first write nothing is sent, so an error before it is
-an ordinary HTTP error. A client that does not read for too long is one that has left: what is written and not
-read is bounded (the transport's buffer), and so is the time that a generation waits for its reader. What an event's
-data means is the caller's business.
+manager a `Stream` ends itself as its format has it (`Ending`): OpenAI's with `data: [DONE]` after a normal exit,
+and with an error event before it when the body raised; any with silence when the client has left. Until the first
+write nothing is sent, so an error before it is an ordinary HTTP error. A client that does not read for too long is
+one that has left: what is written and not read is bounded (the transport's buffer), and so is the time that a
+generation waits for its reader. What an event's data means is the caller's business.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import TracebackType
 
 from aiohttp import web
 
+from compat.blocks import TypedEvent
 from compat.openai.errors import error_body
+from parrot.wire import ErrorInfo
 from server.errors import ApiError
 from server.http.keys import CLIENT_TIMEOUT
 
@@ -27,7 +31,9 @@ _HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",  # nginx would collect events
 }
-_DONE = b"data: [DONE]\n\n"
+_INTERNAL = ErrorInfo(
+    message="Internal server error.", type="server_error", param=None, code="internal_error"
+)
 
 SMALL = 16_384
 """Bytes that an empty transport takes without making us wait."""
@@ -40,6 +46,26 @@ def frame(data: bytes, event: str | None = None) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (event.encode(), data)
 
 
+def frames(events: Iterable[TypedEvent]) -> bytes:
+    return b"".join(frame(event.data, event.name) for event in events)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The last frames of a format's streams: `done` in any case, before it `error` (status, what was wrong) in the
+    place of all that would have followed."""
+
+    done: bytes
+    error: Callable[[int, ErrorInfo], bytes]
+
+
+def _openai_error(_: int, info: ErrorInfo) -> bytes:
+    return frame(error_body(info.message, info.type, info.param, info.code))
+
+
+OPENAI = Ending(b"data: [DONE]\n\n", _openai_error)
+
+
 class Stream:
     """One streamed answer; the handler returns `response` after the `async with`.
 
@@ -47,8 +73,9 @@ class Stream:
     with it the generation) and is swallowed at its edge.
     """
 
-    def __init__(self, request: web.Request) -> None:
+    def __init__(self, request: web.Request, ending: Ending = OPENAI) -> None:
         self._request = request
+        self._ending = ending
         self._patience = request.app.get(CLIENT_TIMEOUT)
         self._done = False
         self.response = web.StreamResponse(headers=_HEADERS)
@@ -79,7 +106,9 @@ class Stream:
     async def done(self) -> None:
         if not self._done:
             self._done = True
-            await self.write(_DONE)
+            await self.write(self._ending.done)
+            if not self.response.prepared:
+                await self.response.prepare(self._request)
             await self.response.write_eof()
 
     async def __aenter__(self) -> Stream:
@@ -94,16 +123,11 @@ class Stream:
             return False
         try:
             if isinstance(error, ApiError):
-                await self._write_error(
-                    error.info.message, error.info.type, error.info.param, error.info.code
-                )
+                await self.write(self._ending.error(error.status, error.info))
             elif error is not None:
                 log.error("a stream failed", exc_info=error)
-                await self._write_error("Internal server error.", "server_error", None, "internal_error")
+                await self.write(self._ending.error(500, _INTERNAL))
             await self.done()
         except ConnectionResetError:
             pass
         return True
-
-    async def _write_error(self, message: str, type: str, param: str | None, code: str | None) -> None:
-        await self.write_event(error_body(message, type, param, code))

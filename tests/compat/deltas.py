@@ -23,6 +23,7 @@ class Step:
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     cached_tokens: int = 0
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 def likely(*logprobs: float) -> tuple[TokenLogprobs, ...]:

@@ -22,9 +22,7 @@ def chatting(**fields: object) -> ChatRequest:
 
 
 ASKING = {
-    "best_of": 2,
     "use_beam_search": True,
-    "prompt_logprobs": 0,
     "logits_processors": ["a"],
     "truncate_prompt_tokens": 5,
     "prompt_embeds": "AAAA",
@@ -78,10 +76,9 @@ def test_so_are_those_of_chat(field: str) -> None:
 
 
 def test_and_those_of_completions() -> None:
-    for fields, param in (({"suffix": "x"}, "suffix"), ({"echo": True, "logprobs": 1}, "logprobs")):
-        with pytest.raises(InvalidField) as caught:
-            completions.check(completion(**fields))
-        assert caught.value.param == param
+    with pytest.raises(InvalidField) as caught:
+        completions.check(completion(suffix="x"))
+    assert caught.value.param == "suffix"
 
 
 @pytest.mark.parametrize("field", HARMLESS)
@@ -106,6 +103,11 @@ def test_null_is_absent(field: str) -> None:
         ({"cache_salt": ""}, "cache_salt"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": -1}, "logprobs"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs"),
+        ({"best_of": 65}, "best_of"),
+        ({"best_of": 2, "n": 3}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
     ],
 )
 def test_values_out_of_range_are_named(fields: dict[str, object], param: str) -> None:
@@ -139,6 +141,8 @@ def test_prompts_times_choices_are_capped() -> None:
     assert len(completions.prompts(completion(prompt=["a"] * 64, n=4))) == 64
     with pytest.raises(InvalidField, match="256"):
         completions.prompts(completion(prompt=["a"] * 65, n=4))
+    with pytest.raises(InvalidField, match="256"):
+        completions.prompts(completion(prompt=["a"] * 65, best_of=4))
 
 
 @pytest.mark.parametrize(
@@ -176,6 +180,7 @@ def test_an_answer_of_ours_may_come_back_as_history() -> None:
         ({"chat_template_kwargs": {"chat_template": "x"}}, "chat_template_kwargs.chat_template"),
         ({"chat_template_kwargs": {"enable_thinking": "no"}}, "chat_template_kwargs.enable_thinking"),
         ({"top_logprobs": 2}, "top_logprobs"),
+        ({"best_of": 2}, "best_of"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "x", "function": {"name": "f"}}]}, "tools[0].type"),
         ({"tools": [{"function": {"name": "no spaces"}}]}, "tools[0].function.name"),

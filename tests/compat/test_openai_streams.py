@@ -11,8 +11,9 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from compat.openai.chat import ChatEncoder
 from compat.openai.completions import CompletionEncoder
 from compat.openai.encoder import Encoder, Prompt, Shown
+from engine.types import TokenLogprobs, TopLogprob
 from server.http.sse import frame
-from tests.compat.deltas import HEAD, STEPS, Step, bytes_of
+from tests.compat.deltas import HEAD, STEPS, Step, bytes_of, likely
 from tests.golden.files import check_golden
 
 ENCODERS: dict[str, type[Encoder]] = {"completions": CompletionEncoder, "chat": ChatEncoder}
@@ -150,3 +151,75 @@ def test_logprobs_name_split_characters_by_their_bytes() -> None:
     chat = json.loads(answer(encoder("chat", Shown(logprobs=True))))["choices"][0]["logprobs"]["content"]
     assert chat[2]["bytes"] == [0x20, 0xE4, 0xBD]
     assert [top["token"] for top in chat[0]["top_logprobs"]] == ["Hello", " \ufffd"]
+
+
+SCORES = (TokenLogprobs(-0.5, (TopLogprob(2, -0.5), TopLogprob(1, -2.0)), 1), TokenLogprobs(-3.0, (), 7))
+SCORED = (Step("Hello", (1,), likely(-0.25), prompt_logprobs=SCORES), Step("", (), (), "stop"))
+SHORT = Prompt((1, 2, 3), echo="the prompt")
+
+
+def test_echoed_logprobs_begin_with_the_prompts_and_the_first_token_has_none() -> None:
+    shown = Shown(logprobs=True, echo_logprobs=1)
+    choice = json.loads(answer(encoder("completions", shown, SHORT), SCORED))["choices"][0]
+    assert choice["text"] == "the promptHello"
+    found = choice["logprobs"]
+    assert found["token_logprobs"] == [None, -0.5, -3.0, -0.25]
+    assert found["top_logprobs"][:2] == [None, {"bytes:\\x20\\xe4\\xbd": -0.5}]
+    assert len(found["tokens"]) == len(found["text_offset"]) == 4
+    chunks = list(map(json.loads, stream(encoder("completions", shown, SHORT), SCORED)))
+    assert chunks[0]["choices"][0]["logprobs"] == found
+    assert chunks[1]["choices"][0]["logprobs"]["tokens"] == []
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("endpoint", ENCODERS)
+def test_prompt_logprobs_have_vllms_shape(endpoint: str, streamed: bool) -> None:
+    making = encoder(endpoint, Shown(prompt_logprobs=1), SHORT)
+    said = json.loads(stream(making, SCORED)[0] if streamed else answer(making, SCORED))
+    place = said if endpoint == "chat" else said["choices"][0]
+    assert place["prompt_logprobs"] == [
+        None,
+        {"2": {"logprob": -0.5, "rank": 1, "decoded_token": " \ufffd"}},
+        {"3": {"logprob": -3.0, "rank": 7, "decoded_token": '"quoted"\n'}},
+    ]
+
+
+def test_what_one_choice_knows_of_its_prompt_holds_for_all() -> None:
+    making = encoder("completions", Shown(prompt_logprobs=0), SHORT, n=2)
+    making.collect(0, SCORED[0])
+    making.collect(1, STEPS[0])
+    first, second = json.loads(making.answer())["choices"]
+    assert first["prompt_logprobs"] == second["prompt_logprobs"] != [None]
+
+
+def test_scores_alone_come_without_the_token_that_was_sampled() -> None:
+    shown = Shown(logprobs=True, echo_logprobs=0, output=False)
+    for said in (
+        json.loads(answer(encoder("completions", shown, SHORT), SCORED[:1])),
+        json.loads(stream(encoder("completions", shown, SHORT), SCORED[:1])[0]),
+    ):
+        (choice,) = said["choices"]
+        assert (choice["text"], choice["finish_reason"]) == ("the prompt", "length")
+        assert choice["logprobs"]["token_logprobs"] == [None, -0.5, -3.0]
+
+
+def test_the_likeliest_of_each_prompt_are_kept_and_all_are_counted() -> None:
+    making = CompletionEncoder(HEAD, [PROMPT, PROMPT], 3, Shown(), bytes_of, keep=2)
+    for index, logprob in enumerate([-3.0, -1.0, -2.0, -5.0, -6.0, -4.0]):
+        tokens = (1,) * (index + 1)
+        making.collect(index, Step(str(index), tokens, (TokenLogprobs(logprob),) * (index + 1), "stop"))
+    said = json.loads(making.answer())
+    assert [(choice["index"], choice["text"]) for choice in said["choices"]] == [
+        (0, "1"),
+        (1, "2"),
+        (2, "5"),
+        (3, "3"),
+    ]
+    assert said["usage"]["completion_tokens"] == 21
+
+
+@pytest.mark.parametrize("endpoint", ENCODERS)
+def test_streams_that_tell_of_their_prompt_are_byte_for_byte_as_recorded(endpoint: str) -> None:
+    shown = Shown(logprobs=True, echo_logprobs=1, prompt_logprobs=1)
+    said = stream(encoder(endpoint, shown, SHORT), SCORED)
+    check_golden(f"{endpoint}-scores.sse", b"".join(map(frame, [*said, b"[DONE]"])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -141,7 +142,7 @@ def test_demanded_arguments_have_no_properties_that_were_not_named(choice: ToolC
 
 
 def test_parts_of_one_object_stay_open() -> None:
-    parts = {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}
+    parts: dict[str, Any] = {"allOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}
     constraint = demanded([Tool(function=Function("f", parameters=parts))], "required", parallel=False)
     assert constraint is not None
     assert "additionalProperties" not in constraint.text

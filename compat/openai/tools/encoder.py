@@ -1,7 +1,7 @@
-"""A chat's chunks and answers when its output may hold calls.
+"""A chat's chunks and answers when its output may hold calls, or thoughts before the answer.
 
-Responsible for: deltas of text and of calls, ids of calls, and `finish_reason` "tool_calls". A step that only
-lengthens what a parser holds back is no event.
+Responsible for: deltas of text, of reasoning and of calls, ids of calls, and `finish_reason` "tool_calls". The
+field knows reasoning by two names, and it has both. A step that only lengthens what is held back is no event.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 import orjson
 
 from compat.openai.chat import ChatEncoder
-from compat.openai.common import Head
+from compat.openai.common import Head, Usage
 from compat.openai.encoder import Choice, Delta, Prompt, Shown, finish_members
 from compat.openai.logprobs import TokenBytes
+from compat.openai.reasoning import Thinking, Thought
 from compat.openai.tools.calls import Arguments, CallBegun, Event, Text
 from compat.openai.tools.parsers import Parser
+from compat.openai.tools.reading import Reading
 
 
 @dataclass(slots=True)
@@ -30,8 +32,9 @@ class _Call:
 class _State:
     """Of one choice."""
 
-    parser: Parser
+    reading: Reading
     text: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
     calls: list[_Call] = field(default_factory=list)
 
 
@@ -46,13 +49,18 @@ class ToolChatEncoder(ChatEncoder):
         shown: Shown,
         bytes_of: TokenBytes,
         parser: Callable[[], Parser],
-        most: int | None,
+        most: int | None = None,
+        thinking: Thinking | None = None,
     ) -> None:
-        """`most`: calls of one output beyond which the others are left out (`parallel_tool_calls` false)."""
+        """`most`: calls of one output beyond which the others are left out (`parallel_tool_calls` false).
+
+        `thinking` None: thoughts are a part of the text as any other.
+        """
         super().__init__(head, prompts, n, shown, bytes_of)
         self._plain = False
         self._most = most
-        self._states = [_State(parser()) for _ in self.choices]
+        self._thinking = thinking
+        self._states = [_State(Reading(parser(), thinking)) for _ in self.choices]
         self._call_prefix = head.id.removeprefix("chatcmpl-")
 
     def feed(self, index: int, delta: Delta) -> list[bytes]:
@@ -65,8 +73,9 @@ class ToolChatEncoder(ChatEncoder):
         if first:
             choice.started, choice.cached_tokens = True, delta.cached_tokens
         parts = [self._chunk_head]
-        if first and self._shown.token_ids:
-            parts += (b'"prompt_token_ids":', orjson.dumps(list(choice.prompt.token_ids)), b",")
+        if first:
+            choice.prompt_logprobs = delta.prompt_logprobs
+            parts.append(self._of_prompt(choice))
         parts += (b'"choices":[{"index":%d,"delta":' % index, self._delta(index, events, first))
         parts += (b',"logprobs":', self._logprobs(delta))
         if delta.finish_reason is None:
@@ -86,6 +95,8 @@ class ToolChatEncoder(ChatEncoder):
         state = self._states[choice.index]
         text = "".join(state.text)
         message: dict[str, object] = {"role": "assistant", "content": text or None, "refusal": None}
+        if state.thoughts:
+            message["reasoning_content"] = message["reasoning"] = "".join(state.thoughts)
         if state.calls:
             message["tool_calls"] = [
                 {
@@ -109,16 +120,22 @@ class ToolChatEncoder(ChatEncoder):
     def _reason(self, index: int, reason: str | None) -> str | None:
         return "tool_calls" if reason == "stop" and self._states[index].calls else reason
 
-    def _parse(self, index: int, delta: Delta) -> list[Event]:
-        state = self._states[index]
-        events = state.parser.push(delta.text)
-        if delta.finish_reason is not None:
-            events += state.parser.finish()
+    def _parse(self, index: int, delta: Delta) -> list[Event | Thought]:
+        events = self._states[index].reading.read(delta)
         return [event for event in events if self._keep(index, event)]
 
-    def _keep(self, index: int, event: Event) -> bool:
+    def _usage(self) -> Usage:
+        usage = super()._usage()
+        if self._thinking is not None:
+            usage.reasoning_tokens = sum(state.reading.thought_tokens for state in self._states)
+        return usage
+
+    def _keep(self, index: int, event: Event | Thought) -> bool:
         state = self._states[index]
         match event:
+            case Thought(text):
+                state.thoughts.append(text)
+                return True
             case Text(text):
                 state.text.append(text)
                 return True
@@ -130,9 +147,10 @@ class ToolChatEncoder(ChatEncoder):
                 return True
         return False
 
-    def _delta(self, index: int, events: Sequence[Event], first: bool) -> bytes:
+    def _delta(self, index: int, events: Sequence[Event | Thought], first: bool) -> bytes:
         members: dict[str, object] = {"role": "assistant"} if first else {}
         text = "".join(event.text for event in events if isinstance(event, Text))
+        thought = "".join(event.text for event in events if isinstance(event, Thought))
         calls: dict[int, dict[str, object]] = {}
         arguments: dict[int, str] = {}
         for event in events:
@@ -143,10 +161,12 @@ class ToolChatEncoder(ChatEncoder):
             elif isinstance(event, Arguments):
                 calls.setdefault(event.index, {"index": event.index})
                 arguments[event.index] = arguments.get(event.index, "") + event.text
+        if thought:
+            members["reasoning_content"] = members["reasoning"] = thought
         if text:
             members["content"] = text
         elif first:
-            members["content"] = None if calls else ""
+            members["content"] = None if calls or thought else ""
         if calls:
             members["tool_calls"] = [
                 call | {"function": self._function(index, at, "id" in call, arguments[at])}

@@ -14,6 +14,7 @@ import msgspec
 import orjson
 
 from compat.openai.errors import InvalidField
+from compat.openai.json_schema import UnsupportedSchema, prepared
 from compat.openai.structured import Constraint
 
 MAX_TOOLS = 128
@@ -103,10 +104,11 @@ def demanded(tools: Sequence[Tool], choice: ToolChoice | None, parallel: bool) -
 def _json(tool: Tool) -> str:
     schema: dict[str, Any] = {"type": "object"} | (tool.function.parameters or {"properties": {}})
     try:
+        schema = prepared(schema)
         if b'"allOf"' not in orjson.dumps(schema):
             schema = _closed(schema)
         return "%json " + orjson.dumps(schema | {"x-guidance": {"whitespace_pattern": _WHITESPACE}}).decode()
-    except orjson.JSONEncodeError as error:
+    except (orjson.JSONEncodeError, UnsupportedSchema) as error:
         raise InvalidField(f"The parameters cannot be used: {error}", "tools") from error
 
 

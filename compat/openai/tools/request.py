@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Literal
 
 import msgspec
 
@@ -15,7 +16,7 @@ from compat.openai.chat import ChatRequest
 from compat.openai.structured import Constraint
 from compat.openai.tools import fields
 from compat.openai.tools.fields import NamedTool, ToolCall
-from compat.openai.tools.parsers import PARSERS, Listed, Named, Parser, format_of
+from compat.openai.tools.parsers import PARSERS, Format, Listed, Named, Parser, format_of
 
 
 def shown(request: ChatRequest) -> Sequence[Mapping[str, object]] | None:
@@ -35,8 +36,10 @@ def demanded(request: ChatRequest) -> Constraint | None:
     )
 
 
-def parser(request: ChatRequest, template: str) -> Callable[[], Parser] | None:
-    """Makes a parser for each output; None: whatever comes is text."""
+def parser(
+    request: ChatRequest, template: str, format: Literal["auto", "none"] | Format = "auto"
+) -> Callable[[], Parser] | None:
+    """Makes a parser for each output; None: whatever comes is text. `format` of "auto": the template tells."""
     if not request.tools or request.tool_choice == "none":
         return None
     choice = request.tool_choice
@@ -45,8 +48,15 @@ def parser(request: ChatRequest, template: str) -> Callable[[], Parser] | None:
         return lambda: Named(name)
     if choice == "required":
         return Listed
-    format = format_of(template)
-    return None if format is None else PARSERS[format]
+    if format == "auto":
+        found = format_of(template)
+        return None if found is None else PARSERS[found]
+    return None if format == "none" else PARSERS[format]
+
+
+def most(request: ChatRequest) -> int | None:
+    """Calls of one output beyond which the others are left out."""
+    return 1 if request.parallel_tool_calls is False else None
 
 
 def as_template_value(call: ToolCall) -> Mapping[str, object]:

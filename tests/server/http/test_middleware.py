@@ -67,6 +67,43 @@ async def test_a_wrong_key_gets_401_everywhere(header: dict[str, str], path: str
         assert (await answer.json())["error"]["code"] == "invalid_api_key"
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"x-api-key": "sk-one"}, 200),
+        ({"x-api-key": "sk-one", "Authorization": "Bearer wrong"}, 200),
+        ({"x-api-key": "wrong", "Authorization": "Bearer sk-one"}, 200),
+        ({"x-api-key": "wrong"}, 401),
+        ({"x-api-key": ""}, 401),
+    ],
+)
+async def test_anthropic_s_header_names_the_key_too(headers: dict[str, str], status: int) -> None:
+    async with serving(ROUTES, ("sk-one",)) as client:
+        assert (await client.get("/v1/who", headers=headers)).status == status
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "type", "text"),
+    [
+        ("/v1/messages", 401, "authentication_error", "Incorrect or missing"),
+        ("/v1/messages/none", 404, "not_found_error", "Unknown request URL"),
+        ("/v1/messages/bad", 400, "invalid_request_error", "messages[0].content: No good."),
+        ("/v1/messages/broken", 500, "api_error", "Internal server error."),
+    ],
+)
+async def test_errors_on_anthropic_s_paths_have_its_shape(
+    path: str, status: int, type: str, text: str
+) -> None:
+    routes = [web.get("/v1/messages/bad", bad), web.get("/v1/messages/broken", broken)]
+    key = {} if status == 401 else bearer("sk-one")
+    async with serving(routes, ("sk-one",)) as client:
+        answer = await client.get(path, headers={"X-Request-Id": "r1", **key})
+        body = await answer.json()
+    assert (answer.status, answer.headers["request-id"]) == (status, "r1")
+    assert (body["type"], body["error"]["type"], body["request_id"]) == ("error", type, "r1")
+    assert text in body["error"]["message"]
+
+
 async def test_health_needs_no_key_and_metrics_only_when_asked() -> None:
     async with serving(ROUTES, ("sk-one",), open_metrics=True) as client:
         assert [(await client.get(path)).status for path in ("/health", "/metrics", "/v1/who")] == [

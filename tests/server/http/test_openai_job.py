@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from compat.openai.common import GenerationFields
 from compat.openai.encoder import Prompt
-from engine.types import Urgency
+from compat.openai.hints import Hints
+from engine.types import Key, Urgency
 from server.errors import BadRequest
-from server.http.openai_job import objective, room
+from server.http.choices import room
+from server.http.openai_job import objective
 from server.model_card import ModelCard
+from server.scheduler.app_scheduler import AppScheduler
+from server.scheduler.events import Dispatch, EngineUp, TaskReady, TaskSpec
 
 CARD = ModelCard("tiny", ("tiny",), Path(), 100, 0.0)
 
@@ -41,14 +44,35 @@ def test_a_prompt_without_tokens_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "urgency"),
+    ("hints", "urgency"),
     [
-        (GenerationFields(), Urgency.LATENCY),
-        (GenerationFields(service_tier="auto", priority=0), Urgency.LATENCY),
-        (GenerationFields(priority=-5), Urgency.LATENCY),
-        (GenerationFields(service_tier="flex"), Urgency.THROUGHPUT),
-        (GenerationFields(priority=3), Urgency.THROUGHPUT),
+        (Hints(), Urgency.LATENCY),
+        (Hints(priority=-5), Urgency.LATENCY),
+        (Hints(patient=True), Urgency.THROUGHPUT),
+        (Hints(patient=True, priority=3), Urgency.THROUGHPUT),
     ],
 )
-def test_flex_and_a_later_priority_give_way(fields: GenerationFields, urgency: Urgency) -> None:
-    assert objective(fields).urgency == urgency
+def test_the_patient_give_way(hints: Hints, urgency: Urgency) -> None:
+    assert objective(hints).urgency == urgency
+
+
+def test_a_smaller_priority_has_an_earlier_place_in_the_schedulers_order() -> None:
+    """Of requests that came at the same time."""
+
+    def key(rank: int) -> Key:
+        scheduler = AppScheduler()
+        spec = TaskSpec(
+            task_id=1,
+            app="a",
+            num_tokens=10,
+            max_tokens=10,
+            objective=objective(Hints(priority=rank, patient=rank > 0)),
+        )
+        scheduler.handle(EngineUp(0, 1000, 4), 0.0)
+        (dispatch,) = scheduler.handle(TaskReady(spec), 0.0)
+        assert isinstance(dispatch, Dispatch)
+        return dispatch.key
+
+    ranks = [-(2**31), -9, -2, -1, 0, 1, 2, 10, 2**31]
+    assert [key(rank) for rank in ranks] == sorted(key(rank) for rank in ranks)
+    assert key(-2) < key(-1) < key(0) < key(1) < key(2)

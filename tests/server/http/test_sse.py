@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from aiohttp import web
 
 from server.errors import EngineFailed, Unavailable
-from server.http.sse import Stream, frame
+from server.http.sse import Ending, Stream, frame
 from tests.server.http.serving import serving
 
 
@@ -33,6 +34,18 @@ async def bug(request: web.Request) -> web.StreamResponse:
     async with Stream(request) as stream:
         await stream.write_event(b"{}")
         raise RuntimeError("secret")
+    return stream.response
+
+
+TYPED = Ending(b"", lambda status, info: frame(b'{"m":"%b"}' % info.message.encode(), f"error{status}"))
+
+
+async def typed(request: web.Request) -> web.StreamResponse:
+    async with Stream(request, TYPED) as stream:
+        if "empty" not in request.query:
+            await stream.write_event(b"{}", "begun")
+        if "fail" in request.query:
+            raise EngineFailed("The engine died.")
     return stream.response
 
 
@@ -69,6 +82,19 @@ async def test_an_error_after_it_is_an_event_and_the_stream_still_ends() -> None
         assert "Internal server error." in text
         assert "secret" not in text
         assert text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("", "event: begun\ndata: {}\n\n"),
+        ("?fail", 'event: begun\ndata: {}\n\nevent: error500\ndata: {"m":"The engine died."}\n\n'),
+        ("?empty", ""),
+    ],
+)
+async def test_another_format_s_stream_ends_in_its_own_way(query: str, text: str) -> None:
+    async with serving([web.get("/", typed)]) as client:
+        assert await (await client.get(f"/{query}")).text() == text
 
 
 async def test_a_client_that_leaves_ends_the_handler() -> None:
