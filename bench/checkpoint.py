@@ -35,7 +35,9 @@ class Shape:
 
 TINY = Shape("tiny", 256, 6, 8, 4, 768, 4096)  # 6 M parameters
 SMALL = Shape("small", 768, 12, 12, 4, 2048, 16384)  # 101 M parameters
-SHAPES = {shape.name: shape for shape in (TINY, SMALL)}
+MEDIUM = Shape("medium", 1024, 28, 16, 8, 3072, 32768)  # 0.5 B, for a GPU
+LARGE = Shape("large", 4096, 32, 32, 8, 14336, 32768)  # 7 B, for a GPU; 15 GB on disk
+SHAPES = {shape.name: shape for shape in (TINY, SMALL, MEDIUM, LARGE)}
 
 
 def checkpoint(shape: Shape, seed: int = 0) -> Path:
@@ -43,7 +45,7 @@ def checkpoint(shape: Shape, seed: int = 0) -> Path:
     folder = RESULTS / "checkpoints" / f"{shape.name}-{seed}"
     if not (folder / "model.safetensors").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        tokenizer = _tokenizer(shape.vocab, seed)
+        tokenizer = make_tokenizer(shape.vocab, seed)
         tokenizer.save(str(folder / "tokenizer.json"))
         _write_configs(folder, shape)
         _write_weights(folder, shape, words(tokenizer), seed)
@@ -63,7 +65,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
-def _tokenizer(vocab_size: int, seed: int) -> Tokenizer:
+def make_tokenizer(vocab_size: int, seed: int) -> Tokenizer:
     rng = random.Random(seed)
     syllables = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
     vocabulary = ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(vocab_size)]

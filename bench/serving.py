@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +43,7 @@ class Server:
     def wait_ready(self) -> None:
         """Raises AssertionError with the log when the process ends or is not ready in time."""
         assert self._listening.wait(START_TIMEOUT_S), self.text()
+        assert self.url, self.text()
         deadline = time.monotonic() + START_TIMEOUT_S
         while self.process.poll() is None and time.monotonic() < deadline:
             if self.status("/health/ready") == 200:
@@ -67,11 +68,19 @@ class Server:
 
     def metric(self, name: str) -> float:
         """The sum over all series of one metric of /metrics."""
+        return _sum(self._metric_lines(), name)
+
+    def metrics(self, names: Sequence[str]) -> dict[str, float]:
+        """Several counters under their names without `vllm:` or `parrot:` and `_total`; 0 where there is none."""
+        lines = self._metric_lines()
+        return {
+            name: _sum(lines, f"vllm:{name}_total") + _sum(lines, f"parrot:{name}_total") for name in names
+        }
+
+    def _metric_lines(self) -> list[str]:
         with urllib.request.urlopen(self.url + "/metrics", timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(
-            float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{re.escape(name)}[{{ ]", line)
-        )
+            text: str = answer.read().decode()
+        return text.splitlines()
 
     def cpu_seconds(self) -> float:
         """User and system time of the server process alone, without its engines."""
@@ -101,6 +110,10 @@ class Server:
             self.process.kill()
             self.process.wait()
             raise AssertionError(f"the server did not end:\n{self.text()}") from None
+
+
+def _sum(lines: Sequence[str], name: str) -> float:
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{re.escape(name)}[{{ ]", line))
 
 
 def _cpu_seconds(pid: int) -> float:

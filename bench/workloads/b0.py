@@ -4,7 +4,7 @@
     t_prefill = p * tokens                              milliseconds
 
 They give the bounds that other workloads print, and the capacity at a latency target: the largest number of
-resident tokens whose p90 step still meets it.
+resident tokens whose p90 step still meets it. They are kept for half a day; this measures them anew.
 """
 
 from __future__ import annotations
@@ -13,98 +13,115 @@ import argparse
 import itertools
 import random
 import statistics
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 
+import msgspec
 import numpy as np
 
+from bench import plot
+from bench.bounds import Constants
 from bench.checkpoint import SHAPES, checkpoint
-from bench.stats import percentile, write_json
+from bench.constants import Calibrated, Point, calibrated, keep
+from bench.report import Report
+from bench.stats import percentile
 from engine.config import EngineConfig
 from engine.core import EngineCore
-from engine.runner.model_runner import load_runner
+from engine.runner.load import load_runner
+from engine.runner.loaded import LoadedRunner
 from engine.types import Abort, Generate, SamplingParams
 
 STEPS = 12
 """Decode steps that are timed for each point, after two that are not."""
 
-
-@dataclass(frozen=True, slots=True)
-class Constants:
-    """Milliseconds: per step, per sequence, per KV token, per prefilled token."""
-
-    a: float
-    b: float
-    c: float
-    p: float
+SEQUENCES = [1, 2, 4, 8, 16, 32]
+CONTEXTS = [64, 256, 1024]
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """`decode_ms`: a step's median; `p90_ms`: its 90th percentile; `prefill_ms`: for all tokens."""
-
-    sequences: int
-    context: int
-    decode_ms: float
-    p90_ms: float
-    prefill_ms: float
+def load(model: str, threads: int | None = None) -> LoadedRunner:
+    return load_runner(EngineConfig(model=model, num_threads=threads), lambda stage, fraction: None)
 
 
-def measure(model: str, sequences: list[int], contexts: list[int]) -> Iterator[Point]:
-    config = EngineConfig(model=model)
-    loaded = load_runner(config, lambda stage, fraction: None)
-    core = EngineCore(loaded.runner, loaded.ready, config.max_num_batched_tokens, frozenset())
+def measure(loaded: LoadedRunner, sequences: list[int], contexts: list[int]) -> Iterator[Point]:
+    core = EngineCore(loaded.runner, loaded.ready, 512, frozenset())
+    room = loaded.ready.num_blocks * loaded.ready.block_size
     ids, rng = itertools.count(1), random.Random(0)
     for count, context in itertools.product(sequences, contexts):
-        batch = [next(ids) for _ in range(count)]
-        for id in batch:
-            prompt = tuple(rng.randrange(300, loaded.ready.vocab_size) for _ in range(context))
-            core.take(Generate(id, prompt, SamplingParams(10_000, 0, temperature=0.0, ignore_eos=True)))
-        prefill: list[float] = []
-        decode: list[float] = []
-        while len(decode) < STEPS + 2:
-            report = core.step()
-            decoding = report.num_tokens == count and report.num_running == count
-            (decode if decoding and not report.num_waiting else prefill).append(report.step_ms)
-        for id in batch:
-            core.take(Abort(id))
-        core.step()
-        kept = decode[2:]
-        yield Point(count, context, statistics.median(kept), percentile(kept, 0.9), sum(prefill))
+        if count * (context + 2 * loaded.ready.block_size) <= room:
+            yield _point(core, [next(ids) for _ in range(count)], context, rng, loaded.ready.vocab_size)
 
 
-def fit(points: list[Point]) -> Constants:
-    """Least squares over the medians."""
+def _point(core: EngineCore, batch: list[int], context: int, rng: random.Random, vocab: int) -> Point:
+    for id in batch:
+        prompt = tuple(rng.randrange(300, vocab) for _ in range(context))
+        core.take(Generate(id, prompt, SamplingParams(10_000, 0, temperature=0.0, ignore_eos=True)))
+    prefill: list[float] = []
+    decode: list[float] = []
+    while len(decode) < STEPS + 2:
+        report = core.step()
+        decoding = report.num_tokens == len(batch) and report.num_running == len(batch)
+        (decode if decoding and not report.num_waiting else prefill).append(report.step_ms)
+    for id in batch:
+        core.take(Abort(id))
+    core.step()
+    timed = decode[2:]
+    return Point(len(batch), context, statistics.median(timed), percentile(timed, 0.9), sum(prefill))
+
+
+def fit(points: list[Point], kv_bytes: int = 0) -> Constants:
+    """Least squares of relative errors over the medians, so that short steps count as much as long ones."""
+    decode = np.array([point.decode_ms for point in points])
     rows = np.array([[1.0, point.sequences, point.sequences * point.context] for point in points])
-    a, b, c = np.linalg.lstsq(rows, np.array([point.decode_ms for point in points]), rcond=None)[0]
+    a, b, c = np.linalg.lstsq(rows / decode[:, None], np.ones(len(points)), rcond=None)[0]
     p = statistics.median(point.prefill_ms / (point.sequences * point.context) for point in points)
-    return Constants(float(a), float(b), float(c), p)
+    return Constants(float(a), max(float(b), 0.0), max(float(c), 0.0), p, kv_bytes)
 
 
-def capacity(points: list[Point], target_ms: float) -> int:
-    """Resident tokens of the largest measured load whose p90 step meets the target; 0: none does."""
-    return max((p.sequences * p.context for p in points if p.p90_ms <= target_ms), default=0)
+def constants_of(model: str, threads: int | None = None) -> Calibrated:
+    """Of the checkpoint of a shape: kept ones where they are fresh. `threads`: of the engine; None: all cores."""
+    return calibrated(model, lambda: _measured(model, threads, SEQUENCES, CONTEXTS), threads)
+
+
+def _measured(model: str, threads: int | None, sequences: list[int], contexts: list[int]) -> Calibrated:
+    loaded = load(str(checkpoint(SHAPES[model])), threads)
+    ready = loaded.ready
+    points = tuple(measure(loaded, sequences, contexts))
+    kv_bytes = loaded.ready.kv_cache_bytes // ((ready.num_blocks + 1) * ready.block_size)
+    return Calibrated(fit(list(points), kv_bytes), points, time.time())
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench B0", description=__doc__)
     parser.add_argument("--model", choices=SHAPES, default="tiny")
-    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 4, 16, 32])
-    parser.add_argument("--contexts", type=int, nargs="+", default=[64, 512, 1024])
+    parser.add_argument("--sequences", type=int, nargs="+", default=SEQUENCES)
+    parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS)
+    parser.add_argument("--threads", type=int, help="of the engine; 1 is what each of two engines has here")
     parser.add_argument("--target", type=float, default=1.5, help="step time over that of one sequence")
     args = parser.parse_args(argv)
-    points = list(measure(str(checkpoint(SHAPES[args.model])), args.sequences, args.contexts))
-    for point in points:
+    found = keep(args.model, _measured(args.model, args.threads, args.sequences, args.contexts), args.threads)
+    for point in found.points:
         print(
             f"{point.sequences:4} x {point.context:5}: step {point.decode_ms:7.2f} ms p90 {point.p90_ms:7.2f} "
             f"prefill {point.prefill_ms:8.1f} ms"
         )
-    constants, target_ms = fit(points), args.target * points[0].decode_ms
-    path = write_json(
-        f"B0-{args.model}", {"points": [asdict(p) for p in points], "constants": asdict(constants)}
-    )
+    report = Report("B0", vars(args), found.constants)
+    report.keep("points", msgspec.to_builtins(found.points))
+    report.charts.append(_chart(found))
+    report.finish()
+    target_ms = args.target * found.points[0].decode_ms
     print(
-        f"B0 {args.model} a={constants.a:.2f} b={constants.b:.3f} c={constants.c:.5f} p={constants.p:.4f} ms, "
-        f"capacity at {target_ms:.1f} ms: {capacity(points, target_ms)} tokens {path}"
+        f"B0 {args.model} {found.constants}, capacity at {target_ms:.1f} ms: {found.capacity(target_ms)} "
+        f"tokens n={len(found.points)} ok"
     )
     return 0
+
+
+def _chart(found: Calibrated) -> plot.Chart:
+    chart = plot.Chart("a decode step", "sequences", "ms")
+    for context in sorted({point.context for point in found.points}):
+        points = [point for point in found.points if point.context == context]
+        x = [point.sequences for point in points]
+        chart.lines.append(plot.Line(f"{context} tokens each", x, [point.decode_ms for point in points]))
+        fitted = [found.constants.step_ms(n, n * context) for n in x]
+        chart.lines.append(plot.Line(f"fitted, {context}", x, fitted, dashed=True))
+    return chart

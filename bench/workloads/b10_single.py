@@ -20,17 +20,18 @@ from collections import deque
 from dataclasses import asdict, dataclass, field, replace
 
 from bench.checkpoint import SHAPES, checkpoint
-from bench.stats import percentile, ratio_interval, write_json
-from bench.workloads.b0 import capacity, measure
-from engine.config import EngineConfig
+from bench.report import Report, paired
+from bench.stats import percentile
+from bench.workloads.b0 import constants_of, load, measure
 from engine.core import EngineCore
 from engine.runner.loaded import LoadedRunner
-from engine.runner.model_runner import load_runner
 from engine.types import Generate, Objective, SamplingParams, Urgency
 
 MODES = ("capped", "uncapped", "ours")
 CHAT, JOB = (100, 60), (300, 100)
 """(prompt, output) tokens of a chat and of a call of the batch work."""
+
+BAR = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +120,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--target", type=float, default=1.5, help="the limit, over a step of the chats alone")
     parser.add_argument("--chats", type=int, default=2, help="at a time")
     parser.add_argument("--jobs", type=int, default=24)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args(argv)
-    model = str(checkpoint(SHAPES[args.model]))
-    points = list(measure(model, [args.chats, 4, 8, 16], [256]))
+    loaded = load(str(checkpoint(SHAPES[args.model])))
+    points = list(measure(loaded, [args.chats, 4, 8, 16], [256]))
     limit_ms = args.target * points[0].decode_ms
-    room = capacity(points, limit_ms)
-    loaded = load_runner(EngineConfig(model=model), lambda stage, done: None)
+    room = max((p.sequences * p.context for p in points if p.p90_ms <= limit_ms), default=0)
+    report = Report("B10-single", vars(args), constants_of(args.model).constants)
     results: dict[str, list[Result]] = {mode: [] for mode in MODES}
     for seed in range(args.seeds):
-        for mode in MODES:
+        for mode in (*MODES[seed % 3 :], *MODES[: seed % 3]):
             result = run(loaded, mode, limit_ms, room, args.chats, args.jobs, seed)
             results[mode].append(result)
             p90_ms = percentile(result.chat_ms, 0.9)
@@ -138,9 +139,9 @@ def main(argv: list[str]) -> int:
             )
     chat = {mode: [statistics.median(result.chat_ms) for result in results[mode]] for mode in MODES}
     batch = {mode: [result.batch_ms for result in results[mode]] for mode in MODES}
-    path = write_json(f"B10-single-{args.model}", {m: [asdict(r) for r in results[m]] for m in MODES})
-    for name, values, baseline in (("chat", chat, "capped"), ("batch", batch, "uncapped")):
-        mean, low, high = ratio_interval(values["ours"], values[baseline])
-        print(f"B10 {name} time, ours over {baseline}: {mean:.2f} [{low:.2f}-{high:.2f}]")
-    print(f"limit {limit_ms:.2f} ms, capacity {room} tokens {path}")
-    return 0
+    report.keep("results", {mode: [asdict(result) for result in results[mode]] for mode in MODES})
+    for name, values, baseline in (("chat-token-p50", chat, "capped"), ("job", batch, "uncapped")):
+        point = f"limit={limit_ms:.2f}ms room={room} {name}"
+        ratio = paired(point, ("", ""), values[baseline], values["ours"], at_most=BAR)
+        report.add(replace(ratio, pair=f"ours/{baseline}"))
+    return report.finish()

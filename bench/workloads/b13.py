@@ -1,57 +1,54 @@
-"""B13 duplicates: a share of a map-reduce's calls are the same call again. Bound: 1 / (1 - d).
+"""B13 duplicates: a share of the calls of a map-reduce, or of many agents, are the same call again.
 
-Ours with call dedup against ours without, on maps alone (the reduce is the same work in both and is kept small).
-At d = 0 it shows what the looking-up costs.
+Ours with call dedup against ours without, on maps alone (the reduce is the same work in both and is left out).
+Bound: 1 / (1 - d), bar: within 15 % of it. At d = 0 it shows what looking up costs.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
-from bench.apps import App, Step, Texts
-from bench.checkpoint import SHAPES, checkpoint, load_tokenizer
-from bench.compare import Comparison, Run
+from bench import plot
+from bench.bounds import duplicates
+from bench.graphs import duplicated
 from bench.modes import OURS
-from bench.stats import ratio_interval, write_json
+from bench.report import paired
+from bench.setup import set_up
+
+TOLERANCE = 0.15
 
 
-def duplicated(texts: Texts, calls: int, share: float, chunk: int, output: int) -> App:
-    """`calls` independent calls, of which `share` repeat an earlier one."""
-    distinct = calls - round(calls * share)
-    prompts = [texts.make(chunk) for _ in range(distinct)]
-    steps = tuple(Step(f"m{i}", (prompts[i % distinct],), output) for i in range(calls))
-    return App(steps, tuple(step.name for step in steps))
-
-
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench B13", description=__doc__)
-    parser.add_argument("--model", choices=SHAPES, default="tiny")
+def _flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calls", type=int, default=64)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--output", type=int, default=32)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75])
-    parser.add_argument("--seeds", type=int, default=5)
-    args = parser.parse_args(argv)
-    folder = checkpoint(SHAPES[args.model])
-    tokenizer = load_tokenizer(folder)
-    without = replace(OURS, name="without", disabled=("call-dedup",))
-    flags = ("--model", str(folder), "--max-num-seqs", str(args.slots))
-    with Comparison((OURS, without), flags) as comparison:
-        for number, share in enumerate(args.shares):
-            seeds = range(1000 * number, 1000 * number + args.seeds + 1)  # other texts for each share
-            apps = [
-                duplicated(Texts(tokenizer, s), args.calls, share, args.chunk, args.output) for s in seeds
-            ]
-            times = comparison.run([Run([app]) for app in apps])
-            ratio, low, high = ratio_interval(times["without"].means[1:], times["ours"].means[1:])
-            bound = 1 / (1 - share)
-            write_json(f"B13-{share}", {name: t.by_run for name, t in times.items()})
-            verdict = "ok" if abs(ratio / bound - 1) <= 0.15 else "not within 15 % of the bound"
-            print(
-                f"B13 d={share:.2f} with/without dedup {ratio:.2f} [{low:.2f}-{high:.2f}] bound {bound:.2f} "
-                f"n={args.seeds} {verdict}",
-                flush=True,
+
+
+def main(argv: list[str]) -> int:
+    setup = set_up("B13", __doc__, argv, _flags)
+    report, args = setup.report(), setup.args
+    without = OURS.without("call-dedup")
+    with setup.compare([OURS, without], "--max-num-seqs", str(args.slots)) as comparison:
+        for share in args.shares:
+            point = f"d={share:.2f}"
+            runs = setup.runs(point, duplicated, args.calls, share, args.chunk, args.output)
+            times = {name: each.dropped(1) for name, each in comparison.run(runs).items()}
+            bound = duplicates(share)
+            result = paired(
+                point,
+                ("with", "without"),
+                times["ours"].means,
+                times["without"].means,
+                bound=bound,
+                at_least=(1 - TOLERANCE) * bound,
             )
-    return 0
+            report.add(result)
+            report.keep(point, {name: each.raw() for name, each in times.items()})
+    ratios = [result.ratio for result in report.results]
+    chart = plot.Chart("B13", "share of duplicate calls", "without dedup / with")
+    chart.lines.append(plot.Line("measured", args.shares, ratios))
+    chart.lines.append(plot.Line("bound", args.shares, [duplicates(d) for d in args.shares], dashed=True))
+    report.charts.append(chart)
+    return report.finish()

@@ -1,4 +1,10 @@
-"""CPU time of one `AppScheduler.handle` while many tasks wait: the decisions alone, nothing is sent anywhere.
+"""What the server adds to the engines' work: decisions, programs, long submits. Three figures, each with its bar.
+
+    handle        CPU of one event of AppScheduler with 10,000 tasks: p99 under 1 ms
+    submit        CPU of taking a chain of 10,000 calls: under 1 s
+    first token   of a program of one call against the same completion: p50 within 1 ms and 3 %
+
+`handle`: the decisions alone, nothing is sent anywhere.
 
     placed    all tasks are in the queues of engines
     held      all tasks are held back before full engines (by a `hold_tokens` that no server has)
@@ -6,31 +12,37 @@
 
 For each, the tasks come, then ten thousand events of a running server: a task ends and another gets ready, an
 engine reports, an objective changes. At the end of `waiting` an engine comes up and reports until it has got them
-all. Bar: p99 under 1 ms.
+all; at the end of `placed` one of several goes down.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import random
 import time
 from dataclasses import asdict, dataclass
 
 from bench.stats import percentile, write_json
+from bench.workloads.program_overhead import FirstTokens, first_tokens, submit_seconds
 from engine.types import Objective, Urgency
 from server.scheduler.app_scheduler import AppScheduler
 from server.scheduler.calibration import StepModel
 from server.scheduler.events import (
+    EngineDown,
     EngineLoad,
     EngineUp,
     Event,
     ObjectiveChanged,
+    Resume,
     TaskFinished,
     TaskReady,
     TaskSpec,
 )
 
 BAR_US = 1000.0
+SUBMIT_BAR_S = 1.0
+FIRST_TOKEN_BAR_MS, FIRST_TOKEN_BAR = 1.0, 0.03
 OBJECTIVES = (
     Objective(Urgency.LATENCY),
     Objective(Urgency.LATENCY, 40.0),
@@ -98,6 +110,15 @@ class Driver:
             self.handle(EngineLoad(engine, 16, 100, 0))
         self.handle(ObjectiveChanged(self._rng.choice(self._live), self._rng.choice(OBJECTIVES)))
 
+    def lose_one(self) -> None:
+        """An engine goes down, and its tasks go elsewhere."""
+        taken_us = [self.handle(EngineDown(0))]
+        while self._scheduler.has_more:
+            taken_us.append(self.handle(Resume()))
+        print(
+            f"an engine goes down: {len(taken_us)} events place its tasks, the worst takes {max(taken_us):.0f} us"
+        )
+
     def hand_out(self) -> None:
         """An engine comes up."""
         taken_us = [self.handle(EngineUp(0, 50_000))]
@@ -120,13 +141,18 @@ def measure(scenario: str, engines: int, tasks: int, events: int) -> Result:
     samples = driver.samples_us.copy()
     if not up:
         driver.hand_out()
+    elif up > 1 and not held:
+        driver.lose_one()
     return Result(scenario, up, percentile(samples, 0.5), percentile(samples, 0.99), max(samples))
 
 
 def main(argv: list[str]) -> int:
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)  # as the server does
     parser = argparse.ArgumentParser(prog="python -m bench scheduler_cpu", description=__doc__)
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--events", type=int, default=10_000)
+    parser.add_argument("--requests", type=int, default=200, help="of each kind, for the first token")
     parser.add_argument("--engines", type=int, nargs="+", default=[1, 2, 8])
     args = parser.parse_args(argv)
     results = [measure("waiting", 0, args.tasks, args.events)]
@@ -139,8 +165,31 @@ def main(argv: list[str]) -> int:
             f"{result.scenario:8} {result.engines} engines: p50 {result.p50:6.1f} us  p99 {result.p99:6.1f} us  "
             f"worst {result.worst:7.1f} us"
         )
-    path = write_json("scheduler-cpu", [asdict(result) for result in results])
     worst_p99 = max(result.p99 for result in results)
-    verdict = "ok" if worst_p99 < BAR_US else "MISSED"
-    print(f"scheduler_cpu p99 {worst_p99:.0f} us of {BAR_US:.0f} us, {args.tasks} tasks, {verdict} {path}")
-    return 0 if worst_p99 < BAR_US else 1
+    planned_s, applied_s = submit_seconds(args.tasks)
+    print(f"submit of a chain of {args.tasks} calls: plan {planned_s:.2f} s, apply {applied_s:.2f} s")
+    first = first_tokens(args.requests)
+    program_ms, completion_ms = percentile(first.program, 0.5), percentile(first.completion, 0.5)
+    print(
+        f"first token p50: program {program_ms:.2f} ms, completion {completion_ms:.2f} ms, n={args.requests}"
+    )
+    path = write_json(
+        "scheduler-cpu",
+        {
+            "handle": [asdict(result) for result in results],
+            "submit_s": [planned_s, applied_s],
+            "first": asdict(first),
+        },
+    )
+    ok = worst_p99 < BAR_US and planned_s + applied_s < SUBMIT_BAR_S and _is_close(first)
+    print(
+        f"scheduler_cpu handle_p99_us {worst_p99:.0f} submit_s {planned_s + applied_s:.2f} "
+        f"first_token_ms {program_ms - completion_ms:+.2f} {'ok' if ok else 'MISSED'} {path}"
+    )
+    return 0 if ok else 1
+
+
+def _is_close(first: FirstTokens) -> bool:
+    program_ms, completion_ms = percentile(first.program, 0.5), percentile(first.completion, 0.5)
+    more = program_ms - completion_ms
+    return more <= FIRST_TOKEN_BAR_MS and more <= FIRST_TOKEN_BAR * completion_ms
