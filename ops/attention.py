@@ -7,6 +7,7 @@ shared prefixes are one op; the plan's tiles say which rows share which pages.
 from __future__ import annotations
 
 from ops.cpu_attention import CHUNK, AttentionStep, Geometry, choose_query_quantum
+from ops.cpu_prepared import PreparedSteps
 from ops.cpu_tiles import Plan, prepare
 
-__all__ = ["CHUNK", "AttentionStep", "Geometry", "Plan", "choose_query_quantum", "prepare"]
+__all__ = ["CHUNK", "AttentionStep", "Geometry", "Plan", "PreparedSteps", "choose_query_quantum", "prepare"]

@@ -96,7 +96,8 @@ class KeyView:
 class Call:
     """One kernel call over `tiles` tiles of `rows` rows that read `keys` keys each.
 
-    mask: additive, [T or 1, 1, N x G padded or 1, L]; None: every row sees every key. passed: the tiles the
+    mask: additive, [T or 1, 1, N x G padded or 1, L]; None: every row sees every key. newest: of tiles of one row,
+    the place of the last key that each sees in the flat mask; None: of others. passed: the tiles the
     kernel gets. 2 instead of 1 where a single task would run outside a parallel region, so that the BLAS
     library threads inside it and rounds differently.
     """
@@ -109,6 +110,7 @@ class Call:
     query_view: QueryView
     key_view: KeyView
     mask: torch.Tensor | None
+    newest: torch.Tensor | None = None
 
     def run(self, queries: torch.Tensor, kv_pool_KSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns out [T, N x G, H, D] and its log-sum-exp [T, N x G, H] in fp32, padding dropped."""
@@ -148,28 +150,31 @@ class Call:
 class Merge:
     """How rows with several partial results come by their one.
 
-    parts: for each rank of a part, int64 [R], its place among the calls' results; rows with fewer parts
-    repeat their first, which `absent` [R, P, 1] cancels (None: all rows have P).
+    order: the place of each part among the calls' results, int64 [P x R], ranks outermost; None: they lie so
+    already. Rows with fewer parts than `ranks` repeat their first, which `absent` [P, R, 1] cancels (None: all
+    have as many).
     """
 
-    parts: tuple[torch.Tensor, ...]
+    ranks: int
+    order: torch.Tensor | None
     absent: torch.Tensor | None
 
     def run(self, outs: torch.Tensor, lses: torch.Tensor) -> torch.Tensor:
-        """outs: [all parts, A, D]; lses: fp32 [all parts, A]. Returns [R, A, D]; see
+        """outs: [all parts, A, D], overwritten; lses: fp32 [all parts, A]. Returns [R, A, D]; see
         `ops.reference.merge_states`.
         """
-        lse_RPA = torch.stack([lses.index_select(0, part) for part in self.parts], 1)
+        if self.order is not None:
+            outs, lses = outs.index_select(0, self.order), lses.index_select(0, self.order)
+        weights_PRA = lses.view(self.ranks, -1, lses.shape[1])
         if self.absent is not None:
-            lse_RPA.masked_fill_(self.absent, float("-inf"))
-        weights_RPA = torch.exp(lse_RPA - lse_RPA.amax(1, keepdim=True))
-        weights = weights_RPA.unsqueeze(-1).unbind(1)
-        merged = outs.index_select(0, self.parts[0]).float().mul_(weights[0])
-        total = weights[0].clone()
-        for part, weight in zip(self.parts[1:], weights[1:], strict=True):
-            merged.add_(outs.index_select(0, part).float().mul_(weight))
-            total.add_(weight)
-        return merged.div_(total).to(outs.dtype)
+            weights_PRA.masked_fill_(self.absent, float("-inf"))
+        weights_PRA = torch.sub(weights_PRA, weights_PRA.amax(0)).exp_()
+        weighted = outs.float().view(*weights_PRA.shape, -1).mul_(weights_PRA.unsqueeze(-1)).unbind(0)
+        merged, total = weighted[0], weights_PRA[0].clone()
+        for rank in range(1, self.ranks):
+            merged.add_(weighted[rank])
+            total.add_(weights_PRA[rank])
+        return merged.div_(total.unsqueeze(-1)).to(outs.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +189,18 @@ class AttentionStep:
     calls: tuple[Call, ...]
     order: torch.Tensor | None
     merge: Merge | None
+
+    def see_one_more(self) -> bool:
+        """Let every masked row see the key after its last; False, and nothing is changed, where that is not one
+        number in a mask.
+        """
+        masked = [(call.mask, call.newest) for call in self.calls if call.mask is not None]
+        if any(newest is None for _, newest in masked):
+            return False
+        for mask, newest in masked:
+            assert newest is not None
+            mask.view(-1).index_fill_(0, newest.add_(1), 0.0)
+        return True
 
     def run(self, queries: torch.Tensor, kv_pool_KSD: torch.Tensor) -> torch.Tensor:
         """queries: a `Geometry.query_buffer`, filled. Returns [padded rows, G x H x D]."""

@@ -7,24 +7,26 @@ alike when they are loaded, so results are the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from engine.models.config import ModelConfig
-from engine.models.layers import MakeLinear, Weights
-from ops.attention import AttentionStep
+from engine.models.layers import Weights
+from ops.dispatch import Attend, LayerOps
 from ops.linear import Linear
-from ops.rope import RopeStep, rope_and_write_kv
 
 
 @dataclass(frozen=True, slots=True)
 class RowTile:
-    """Rows begin..end of the padded batch, which go through the linears together; `rope` is theirs."""
+    """Rows begin..end of the padded batch, which go through the linears together; `rope` is theirs, in the form
+    that the device's `LayerOps.rope_and_write_kv` takes.
+    """
 
     begin: int
     end: int
-    rope: RopeStep
+    rope: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class StepState:
 
     tiles: tuple[RowTile, ...]
     queries: torch.Tensor
-    attention: dict[int | None, AttentionStep]
+    attention: Mapping[int | None, Attend]
 
 
 class Attention:
@@ -45,16 +47,27 @@ class Attention:
 
     packed = ("q_proj", "k_proj", "v_proj")
 
-    __slots__ = ("_dim", "_eps", "_heads", "_kv_heads", "_output", "_qk_norm", "_qkv", "_window")
+    __slots__ = (
+        "_dim",
+        "_eps",
+        "_heads",
+        "_kv_heads",
+        "_output",
+        "_qk_norm",
+        "_qkv",
+        "_rope_and_write_kv",
+        "_window",
+    )
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, prefix: str, window: int | None, make: MakeLinear
+        self, config: ModelConfig, weights: Weights, prefix: str, window: int | None, ops: LayerOps
     ) -> None:
         self._heads, self._kv_heads, self._dim = config.num_heads, config.num_kv_heads, config.head_dim
         self._eps = config.norm_eps
         self._window = window
-        self._qkv = make(*self._load_qkv(config, weights, prefix))
-        self._output = make(*self._load_output(config, weights, prefix))
+        self._rope_and_write_kv = ops.rope_and_write_kv
+        self._qkv = ops.linear(*self._load_qkv(config, weights, prefix))
+        self._output = ops.linear(*self._load_output(config, weights, prefix))
         self._qk_norm = self._load_qk_norm(weights, prefix) if config.qk_norm else None
 
     @property
@@ -70,7 +83,7 @@ class Attention:
         qkv = self._qkv(x_RH).view(rows, heads + 2 * self._kv_heads, dim)
         width = heads * dim
         q = queries.as_strided((rows, heads, dim), (width, dim, 1), tile.begin * width)
-        rope_and_write_kv(qkv, tile.rope, q, kv_pool_KSD, self._qk_norm, self._eps)
+        self._rope_and_write_kv(qkv, tile.rope, q, kv_pool_KSD, self._qk_norm, self._eps)
 
     def attend(self, step: StepState, kv_pool_KSD: torch.Tensor) -> torch.Tensor:
         """All rows over what has been written: [padded rows, heads x head_dim]."""

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from engine.models.attention import Attention, StepState
 from engine.models.config import ModelConfig
-from engine.models.layers import GatedMlp, MakeLinear, Weights
+from engine.models.layers import GatedMlp, Weights
+from ops.dispatch import LayerOps
 from ops.linear import Linear
-from ops.norm import RmsNorm
 
 
 class DecoderLayer:
@@ -24,14 +24,16 @@ class DecoderLayer:
 
     __slots__ = ("attention", "input_norm", "mlp", "post_norm")
 
-    def __init__(self, config: ModelConfig, weights: Weights, index: int, make: MakeLinear) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights, index: int, ops: LayerOps) -> None:
         prefix, hidden = f"model.layers.{index}", (config.hidden_size,)
-        self.input_norm = RmsNorm(weights.get(f"{prefix}.input_layernorm.weight", hidden), config.norm_eps)
-        self.attention = Attention(config, weights, f"{prefix}.self_attn", config.windows[index], make)
-        self.post_norm = RmsNorm(
+        self.input_norm = ops.rms_norm(
+            weights.get(f"{prefix}.input_layernorm.weight", hidden), config.norm_eps
+        )
+        self.attention = Attention(config, weights, f"{prefix}.self_attn", config.windows[index], ops)
+        self.post_norm = ops.rms_norm(
             weights.get(f"{prefix}.post_attention_layernorm.weight", hidden), config.norm_eps
         )
-        self.mlp = GatedMlp(config, weights, f"{prefix}.mlp", make)
+        self.mlp = GatedMlp(config, weights, f"{prefix}.mlp", ops)
 
     def __call__(
         self, tiles_RH: list[torch.Tensor], step: StepState, kv_pool_KSD: torch.Tensor
@@ -54,15 +56,15 @@ class Decoder:
 
     __slots__ = ("_embedding", "_head", "_layers", "_norm", "config")
 
-    def __init__(self, config: ModelConfig, weights: Weights, make: MakeLinear) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights, ops: LayerOps) -> None:
         table = (config.vocab_size, config.hidden_size)
         self.config = config
         embedding = weights.get("model.embed_tokens.weight", table)
         self._embedding = embedding.clone()  # its own memory, or a view would keep the whole file mapped
-        self._layers = [DecoderLayer(config, weights, index, make) for index in range(config.num_layers)]
-        self._norm = RmsNorm(weights.get("model.norm.weight", (config.hidden_size,)), config.norm_eps)
+        self._layers = [DecoderLayer(config, weights, index, ops) for index in range(config.num_layers)]
+        self._norm = ops.rms_norm(weights.get("model.norm.weight", (config.hidden_size,)), config.norm_eps)
         head = self._embedding if config.tie_embeddings else weights.get("lm_head.weight", table)
-        self._head = make(head, None)
+        self._head = ops.linear(head, None)
 
     def linears(self) -> tuple[list[Linear], list[Linear]]:
         """One linear of each shape: (those called plainly, those called with a residual)."""

@@ -5,19 +5,15 @@ table.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
 from engine.models.config import ModelConfig, RopeConfig
-from ops.activation import gelu_tanh_and_mul, silu_and_mul
 from ops.cpu import SIMD_QUANTUM
+from ops.dispatch import LayerOps
 from ops.linear import Linear
-
-MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], Linear]
-"""(weight [out, in], bias [out] or None) -> the linear that the device runs best."""
 
 
 class Weights(Protocol):
@@ -35,7 +31,7 @@ class GatedMlp:
 
     __slots__ = ("_activation", "_down", "_gate_up")
 
-    def __init__(self, config: ModelConfig, weights: Weights, prefix: str, make: MakeLinear) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights, prefix: str, ops: LayerOps) -> None:
         ffn, hidden = config.intermediate_size, config.hidden_size
         padding = -ffn % SIMD_QUANTUM  # with zeros, which change nothing; see ops.cpu for why
         parts = [weights.get(f"{prefix}.{name}.weight", (ffn, hidden)) for name in self.packed]
@@ -44,12 +40,12 @@ class GatedMlp:
         if config.mlp_bias:
             biases = [weights.get(f"{prefix}.{name}.bias", (ffn,)) for name in self.packed]
             bias = torch.cat([F.pad(part, (0, padding)) for part in biases])
-        self._gate_up = make(gate_up, bias)
+        self._gate_up = ops.linear(gate_up, bias)
         down_bias = weights.get(f"{prefix}.down_proj.bias", (hidden,)) if config.mlp_bias else None
-        self._down = make(
+        self._down = ops.linear(
             F.pad(weights.get(f"{prefix}.down_proj.weight", (hidden, ffn)), (0, padding)), down_bias
         )
-        self._activation = silu_and_mul if config.activation == "silu" else gelu_tanh_and_mul
+        self._activation = ops.silu_and_mul if config.activation == "silu" else ops.gelu_tanh_and_mul
 
     @property
     def linears(self) -> tuple[Linear, Linear]:

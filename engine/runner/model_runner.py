@@ -30,12 +30,14 @@ from engine.runner.batch import SlotTables, StepInputs
 from engine.runner.kv_cache import KvCache, free_memory, size_kv_cache
 from engine.runner.loaded import LoadedRunner, LoadError, Progress
 from engine.runner.sampler import Sampler
+from engine.runner.scoring import score
 from engine.runner.threads import ThreadChoice, fixed_threads, time_threads
 from engine.structured.grammar import Grammars
-from engine.structured.tokenizer_json import tokenizer_json
+from engine.structured.tokenizer_json import converted_tokenizer, tokenizer_json
 from engine.types import Ready
-from ops.attention import Geometry, Plan, choose_query_quantum, prepare
-from ops.linear import PackedLinear, PlainLinear, RowPolicy, can_pack, choose_row_policy
+from ops.attention import Geometry, Plan, PreparedSteps, choose_query_quantum
+from ops.dispatch import cpu_ops
+from ops.linear import RowPolicy, choose_row_policy
 from ops.rope import RopeStep
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class ModelRunner:
         self._windows = frozenset(config.windows)
         self._max_rows = policy.padded(max_rows)
         self._queries = geometry.query_buffer(self._max_rows)
+        self._prepared = PreparedSteps(geometry)
 
     def run(self, batch: ScheduledBatch) -> SampledTokens:
         """One step: compute every row, sample where asked. See `engine.batch` for the contract of both
@@ -78,13 +81,16 @@ class ModelRunner:
         """
         inputs = self._begin(batch)
         logits = self._compute(inputs, batch.plan)
-        tokens = self._sampler.sample(logits, inputs.sampled, inputs.invalid) if inputs.sampled else ()
+        count = len(inputs.sampled)
+        tokens = self._sampler.sample(logits[:count], inputs.sampled, inputs.invalid) if count else ()
+        scores = score(logits[count:], inputs.scored) if inputs.scored else ()
         for token in tokens:
             self._end_row(token)
-        return SampledTokens(batch.step_id, tokens)
+        return SampledTokens(batch.step_id, tokens, scores)
 
     def forward(self, batch: ScheduledBatch) -> torch.Tensor:
-        """A step without sampling: the logits [sampled sequences, vocab] that `run` would sample from."""
+        """A step without sampling: the logits [sampled sequences, vocab] that `run` would sample from, and behind
+        them those of the rows with targets."""
         return self._compute(self._begin(batch), batch.plan)
 
     def probe(self, rows: int) -> None:
@@ -116,7 +122,8 @@ class ModelRunner:
 
     def _compute(self, inputs: StepInputs, plan: AttentionPlan) -> torch.Tensor:
         self._threads.use_for(len(inputs.positions))
-        return self._forward(inputs, plan)[: len(inputs.sampled)]
+        rows = len(inputs.sampled) + sum([len(item.targets) for item in inputs.scored])
+        return self._forward(inputs, plan)[:rows]
 
     @torch.inference_mode()
     def _forward(self, inputs: StepInputs, plan: AttentionPlan) -> torch.Tensor:
@@ -128,9 +135,7 @@ class ModelRunner:
         step = StepState(
             tiles=self._tiles(inputs),
             queries=self._queries,
-            attention={
-                window: prepare(arrays, self._geometry, padded_rows, window) for window in self._windows
-            },
+            attention={window: self._prepared.at(arrays, padded_rows, window) for window in self._windows},
         )
         return self._decoder.forward(inputs.ids, step, self._cache.layers, inputs.logit_rows)
 
@@ -174,7 +179,7 @@ def _load(config: EngineConfig, progress: Progress) -> LoadedRunner:
         config, folder, model, dtype, lambda fraction: progress("loading weights", fraction)
     )
     progress("checking the CPU's arithmetic", 0.0)
-    converted = _converted_tokenizer(folder)
+    converted = converted_tokenizer(folder)
     grammars = Grammars(tokenizer_json(folder, converted), model.vocab_size)
     runner = _assemble(config, decoder, dtype, threads, grammars)
     progress("timing a step", 0.0)
@@ -224,13 +229,11 @@ def _load_decoder(
         weights = DummyWeights(config.seed, dtype)
     else:
         weights = FolderWeights(folder, dtype, progress)
-    return Decoder(model, weights, PackedLinear if can_pack(dtype) else PlainLinear)
+    return Decoder(model, weights, cpu_ops(dtype))
 
 
 def _use_cores(config: EngineConfig) -> int:
     """Pin the process where that is asked for; the most threads it may use."""
-    if config.device != "cpu":
-        raise ValueError(f"--device {config.device} is not supported; only cpu is")
     if config.cpu_cores is not None:
         os.sched_setaffinity(0, config.cpu_cores)
     return config.num_threads or len(os.sched_getaffinity(0))
@@ -262,23 +265,3 @@ def _ready(
         num_threads=threads,
         tokenizer=converted,
     )
-
-
-def _converted_tokenizer(folder: Path) -> bytes | None:
-    """The JSON of a tokenizer that has no tokenizer.json, converted by transformers; None: nothing to
-    convert.
-    """
-    if (folder / "tokenizer.json").is_file():
-        return None
-    if not any(
-        (folder / name).is_file() for name in ("tokenizer.model", "vocab.json", "tokenizer_config.json")
-    ):
-        logger.warning("%s has no tokenizer", folder)
-        return None
-    from transformers import AutoTokenizer  # seconds to import, so only for the models that need it
-
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, use_fast=True, local_files_only=True, trust_remote_code=False
-    )
-    text: str = tokenizer.backend_tokenizer.to_str()
-    return text.encode()

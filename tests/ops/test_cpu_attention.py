@@ -10,7 +10,14 @@ import torch
 
 from engine.plan import Rows, build_plan
 from ops import reference
-from ops.attention import Geometry, Plan, choose_query_quantum, prepare
+from ops.attention import (
+    AttentionStep,
+    Geometry,
+    Plan,
+    PreparedSteps,
+    choose_query_quantum,
+    prepare,
+)
 from ops.cpu_attention import Merge
 
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float32: 1e-5}
@@ -70,9 +77,9 @@ def test_paged_attention_is_the_reference(
 
 def test_merged_partial_results_are_the_reference() -> None:
     outs, lses = torch.randn(7, 4, 8), torch.randn(7, 4) * 5
-    absent = torch.tensor([[False] * 3, [False, False, True], [False, True, True]]).unsqueeze(-1)
-    parts = (torch.tensor([0, 3, 5]), torch.tensor([1, 4, 5]), torch.tensor([2, 3, 5]))
-    found = Merge(parts, absent).run(outs, lses)
+    absent = torch.tensor([[False] * 3, [False, False, True], [False, True, True]]).t().unsqueeze(-1)
+    order = torch.tensor([0, 3, 5, 1, 4, 5, 2, 3, 5])
+    found = Merge(3, order, absent).run(outs, lses)
     for row, chain in enumerate(([0, 1, 2], [3, 4], [5])):
         expected, _ = reference.merge_states(
             [outs[part].double() for part in chain], [lses[part].double() for part in chain]
@@ -87,3 +94,35 @@ def test_the_self_test_finds_a_query_quantum() -> None:
         assert choose_query_quantum(2, 64, torch.bfloat16, torch.set_num_threads, 2) in (4, 8, 16, 32)
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_step_that_moves_on_is_the_one_prepared_anew() -> None:
+    geometry = Geometry(2, 2, 32, 64, 40 * 64, torch.float32, 0.2, 4)
+    starts = np.array([70, 330, 333, 585])
+    blocks = [list(range(sequence * 10 + 1, sequence * 10 + 11)) for sequence in (0, 2, 1, 3)]
+    plan = build_plan([Rows(s, 1, b) for s, b in zip(starts.tolist(), blocks, strict=True)], 64, share=True)
+    steps, last = PreparedSteps(geometry), None
+    for moved in range(60):
+        arrays = Plan(plan.tiles, plan.pages, plan.merge_offsets, plan.merge_parts, starts + moved)
+        step = steps.at(arrays, 5, None)
+        if last is not None:
+            assert (step is last) == bool((arrays.positions % 64).all())
+        _assert_same_calls(step, prepare(arrays, geometry, 5))
+        last = step
+
+
+def test_rows_that_jump_are_prepared_anew() -> None:
+    geometry = Geometry(2, 2, 32, 64, 40 * 64, torch.float32, 0.2, 4)
+    plan = build_plan([Rows(70, 1, [1, 2])], 64, share=True)
+    steps = PreparedSteps(geometry)
+    for position in (70, 72, 71):
+        arrays = Plan(plan.tiles, plan.pages, plan.merge_offsets, plan.merge_parts, np.array([position]))
+        _assert_same_calls(steps.at(arrays, 2, None), prepare(arrays, geometry, 2))
+
+
+def _assert_same_calls(found: AttentionStep, expected: AttentionStep) -> None:
+    for one, other in zip(found.calls, expected.calls, strict=True):
+        assert (one.tiles, one.rows, one.keys) == (other.tiles, other.rows, other.keys)
+        assert one.key_view.offset == other.key_view.offset
+        assert (one.mask is None) == (other.mask is None)
+        assert one.mask is None or (other.mask is not None and torch.equal(one.mask, other.mask))
