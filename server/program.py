@@ -20,7 +20,7 @@ from server.session.events import CallsSubmitted
 from server.session.session import Session
 from server.session_runner import IDLE, SessionRunner
 
-KEPT_PROGRAMS = 10_000
+KEPT_PROGRAMS = 10_000  # of a tenant, and so are the keys
 KEPT_KEYS = 1_000
 KEY_TTL_S = 86_400.0
 
@@ -66,6 +66,7 @@ class Program:
     async def events(self, wait: float | None = None) -> AsyncIterator[wire.ProgramEvent]:
         """Everything from the beginning, however late the reader comes. `wait`: see `watch`."""
         session, asked = self.runner.session, self.asked
+        await asyncio.sleep(0)  # the calls that can begin get to their engines before anything is told
         yield wire.ProgramCreated(id=self.id, session_id=session.id, variables=self._variables())
         async for event in watch(self.runner, asked, self.calls, wait):
             yield event
@@ -216,39 +217,41 @@ class _Keyed:
 
 
 class Programs:
-    """Owns the programs by id and by idempotency key; the oldest are forgotten first."""
+    """Owns the programs by id and by idempotency key. Each tenant has its own bounds and loses its oldest first."""
 
     def __init__(self) -> None:
-        self._by_id: OrderedDict[str, Program] = OrderedDict()
-        self._by_session: defaultdict[str, list[str]] = defaultdict(list)
-        self._by_key: OrderedDict[tuple[str, str], _Keyed] = OrderedDict()
+        self._by_id: defaultdict[str, OrderedDict[str, Program]] = defaultdict(OrderedDict)
+        self._by_key: defaultdict[str, OrderedDict[str, _Keyed]] = defaultdict(OrderedDict)
+        self._by_session: defaultdict[str, list[Program]] = defaultdict(list)
 
     def add(self, program: Program, key: str | None, body: bytes) -> None:
-        self._by_id[program.id] = program
-        self._by_session[program.session_id].append(program.id)
-        if len(self._by_id) > KEPT_PROGRAMS:
-            self._by_id.popitem(last=False)
+        programs = self._by_id[program.tenant_id]
+        programs[program.id] = program
+        self._by_session[program.session_id].append(program)
+        if len(programs) > KEPT_PROGRAMS:
+            programs.popitem(last=False)
         if key is not None:
-            expires = program.created + KEY_TTL_S
-            self._by_key[program.tenant_id, key] = _Keyed(program, _digest(body), expires)
-            if len(self._by_key) > KEPT_KEYS:
-                self._by_key.popitem(last=False)
+            keyed = self._by_key[program.tenant_id]
+            keyed.pop(key, None)  # it had expired, and what is new stands behind what is older
+            keyed[key] = _Keyed(program, _digest(body), program.created + KEY_TTL_S)
+            while len(keyed) > KEPT_KEYS or next(iter(keyed.values())).expires_at <= program.created:
+                keyed.popitem(last=False)
 
     def session_ended(self, session_id: str) -> None:
         """Forget its programs, because they hold all of its state; a retry with a key still finds its answer."""
-        for program_id in self._by_session.pop(session_id, ()):
-            self._by_id.pop(program_id, None)
+        for program in self._by_session.pop(session_id, ()):
+            self._by_id[program.tenant_id].pop(program.id, None)
 
     def get(self, tenant_id: str, program_id: str) -> Program:
         """Raises NotFound, also for another tenant's."""
-        program = self._by_id.get(program_id)
-        if program is None or program.tenant_id != tenant_id:
+        program = self._by_id[tenant_id].get(program_id)
+        if program is None:
             raise NotFound(f"There is no program {program_id!r}.", param="id")
         return program
 
     def by_key(self, tenant_id: str, key: str, body: bytes, now: float) -> Program | None:
         """The program that this key has started. Raises Unprocessable when it was started by another body."""
-        keyed = self._by_key.get((tenant_id, key))
+        keyed = self._by_key[tenant_id].get(key)
         if keyed is None or keyed.expires_at <= now:
             return None
         if keyed.body_digest != _digest(body):

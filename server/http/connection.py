@@ -25,6 +25,7 @@ MAX_LINE = 16 * 2**10
 MAX_FIELD = 32 * 2**10
 MAX_HEADERS = 128
 BACKLOG = 1024
+SECOND_LOOK_S = 0.1
 LINGER_S = 5.0
 """How long the rest of a body is read and dropped, so that its sender comes to read why it was refused."""
 
@@ -62,8 +63,13 @@ class Connection(web.RequestHandler):
             self._first_request.cancel()
         super().connection_lost(exc)
 
-    def _expect_request(self) -> None:
-        if not self._request_count:
+    def _expect_request(self, again: bool = True) -> None:
+        """Looked at twice: after a stall of the loop, what has arrived is read between the two."""
+        if self._request_count:
+            return
+        if again:
+            self._first_request = self._loop.call_later(SECOND_LOOK_S, self._expect_request, False)
+        else:
             self.force_close()
 
     def handle_error(

@@ -92,9 +92,16 @@ def _responses(operation: Operation, refs: dict[Type, Json]) -> Json:
         )
         if status == 200 and operation.streams:
             events = [refs[type_] for type_ in operation.streams]
-            content["text/event-stream"] = {"schema": _any_of(events)}
+            content["text/event-stream"] = {"schema": _event(_any_of(events))}
         responses[str(status)] = {"description": operation.summary, "content": content}
     return responses
+
+
+def _event(data: Json) -> Json:
+    """One event of a stream, as OpenAPI 3.2 describes them and tools read it in 3.1."""
+    text = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
+    members = {"event": {"type": "string"}, "data": {"anyOf": [text, {"const": "[DONE]"}]}}
+    return {"type": "object", "properties": members, "required": ["data"]}
 
 
 def _any_of(schemas: list[Json]) -> Json:

@@ -131,6 +131,42 @@ def test_a_server_that_ends_leaves_no_process_and_no_listener() -> None:
             assert probe.connect_ex((where.hostname or "", where.port or 0)) != 0
 
 
+def test_no_process_of_the_server_has_shared_memory_that_could_be_left_behind(bundled_server: Server) -> None:
+    for pid in (bundled_server.process.pid, *bundled_server.engine_pids()):
+        assert "/dev/shm" not in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_whatever_outlives_the_grace_is_told_so_before_the_server_ends() -> None:
+    flags = ("--engine", "sim", "--sim-step-ms", "20", "--shutdown-grace", "0.2")
+    with serve(*flags) as server:
+        api, answers = Api(server.url), dict[str, Answer]()
+        session = api.session()
+        assert api("POST", session + "/calls", {"prompt": "{{input:never}} {{output:a}}"}).status == 201
+        asked: dict[str, tuple[str, str, object]] = {
+            "plain": ("POST", "/v1/completions", {"prompt": "Once", **ENDLESS}),
+            "stream": ("POST", "/v1/completions", {"prompt": "Once", "stream": True, **ENDLESS}),
+            "program": ("POST", "/v1/programs", {"calls": [CALL]}),
+            "get": ("GET", session + "/variables/a?wait=100", None),
+        }
+
+        def ask(name: str) -> None:
+            answers[name] = Api(server.url)(*asked[name])
+
+        clients = [threading.Thread(target=ask, args=(name,)) for name in asked]
+        for client in clients:
+            client.start()
+        assert until(lambda: running(api) == 3)
+        assert server.stop() == 1
+        for client in clients:
+            client.join()
+    statuses = {name: answer.status for name, answer in answers.items()}
+    assert statuses == {"plain": 503, "stream": 200, "program": 410, "get": 410}
+    assert answers["plain"].body["error"]["code"] == "draining"
+    *_, error, done, _ = answers["stream"].body.split("\n\n")
+    assert '"draining"' in error
+    assert done == "data: [DONE]"
+
+
 def test_an_engine_that_is_stopped_does_not_keep_the_server() -> None:
     with serve("--engine", "sim") as server:
         (engine,) = server.engine_pids()

@@ -150,6 +150,18 @@ def test_a_request_that_takes_too_long_ends_with_504_and_leaves_the_engine(stric
     assert (answer.status, answer.body["errors"]["a"]["code"]) == (424, "deadline_exceeded")
 
 
+def test_a_program_has_to_be_complete_in_the_time_of_one_request(strict: Server) -> None:
+    sampling = {"max_tokens": 700, "ignore_eos": True}
+    calls = [
+        {"prompt": "Once {{output:a}}", "placeholders": [{"name": "a", "sampling": sampling}]},
+        {"prompt": "Then {{input:a}} {{output:b}}", "placeholders": [{"name": "b", "sampling": sampling}]},
+    ]
+    answer = Api(strict.url)("POST", "/v1/programs", {"calls": calls}, KEYS[0])
+    assert answer.status == 424, "each of the two would have had the time, one after the other they have not"
+    assert answer.body["error"]["code"] in ("deadline_exceeded", "dependency_failed")
+    assert "--request-timeout" in str(answer.body["errors"]["b"])
+
+
 def test_a_client_that_does_not_read_or_send_is_disconnected_and_frees_the_engine() -> None:
     with serve("--engine", "sim", "--sim-step-ms", "0.2", "--client-timeout", "0.5") as server:
         many = {
