@@ -13,7 +13,7 @@ Sequences that share pages are adjacent, so that every shared page run covers a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,8 @@ class ScheduledSequence:
 
     token_ids None: one decode token, the slot's last sample, which is already on the device.
     sample: the last row's logits are sampled into the slot.
+    targets: where log-probabilities of the prompt are asked for, the token that follows each row, as far as it is
+    one of the prompt; the `top` likeliest of each row are wanted too.
     """
 
     slot: int
@@ -73,6 +75,8 @@ class ScheduledSequence:
     length: int
     token_ids: tuple[int, ...] | None
     sample: bool
+    targets: tuple[int, ...] = ()
+    top: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +103,20 @@ class SampledToken:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptScores:
+    """Of the rows of one slot that have targets, in order."""
+
+    slot: int
+    logprobs: tuple[TokenLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SampledTokens:
-    """One entry per ScheduledSequence with sample=True, in batch order."""
+    """One entry per ScheduledSequence with sample=True, one per ScheduledSequence with targets; in batch order."""
 
     step_id: int
     tokens: tuple[SampledToken, ...]
+    scores: tuple[PromptScores, ...] = ()
 
 
 class Runner(Protocol):
@@ -115,3 +128,22 @@ class Runner(Protocol):
     vocab_size: int
 
     def run(self, batch: ScheduledBatch) -> SampledTokens: ...
+
+
+class Launched(Protocol):
+    """A step whose kernels are queued."""
+
+    def result(self) -> SampledTokens:
+        """Wait for it. Raises DeviceLost."""
+        ...
+
+
+@runtime_checkable
+class OverlappingRunner(Runner, Protocol):
+    """A runner that may be given a step before the results of the one before it are known."""
+
+    def launch(self, batch: ScheduledBatch) -> Launched: ...
+
+
+class DeviceLost(RuntimeError):
+    """The device cannot compute any more, for no sequence: the engine has to be started again."""

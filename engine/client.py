@@ -148,7 +148,7 @@ class EngineClient(asyncio.Protocol):
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                client._process = await _spawn(theirs)
+                client._process = await _spawn(theirs, config.visible_device)
             except BaseException:
                 ours.close()
                 raise
@@ -303,11 +303,13 @@ class EngineClient(asyncio.Protocol):
         self._ended.set_result(self._failure)
 
 
-async def _spawn(theirs: socket.socket) -> Process:
+async def _spawn(theirs: socket.socket, visible_device: str | None) -> Process:
     """By exec: the engine shares nothing with the server but this socket, which its siblings do not
-    inherit."""
+    inherit. CUDA reads its variable once, so that has to be there from the first instruction on."""
     # libgomp's default spinning collapses when server, client and engine share cores.
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+    if visible_device is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = visible_device
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-P", "-m", "engine.worker", "--fd", str(theirs.fileno())),
@@ -334,6 +336,7 @@ def _merged(deltas: list[TokenDelta]) -> TokenDelta:
         stop_token_id=last.stop_token_id,
         cached_tokens=last.cached_tokens,
         queue_ms=deltas[0].queue_ms,
+        prompt_logprobs=deltas[0].prompt_logprobs,
         logprobs=tuple(itertools.chain.from_iterable(delta.logprobs for delta in deltas)),
         error=last.error,
     )

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 EngineKind = Literal["torch", "sim"]
+Device = Literal["auto", "cpu", "cuda"]
 LoadFormat = Literal["safetensors", "dummy"]
 
 
@@ -28,7 +29,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""  # a local folder; the server has resolved hub ids
     load_format: LoadFormat = "safetensors"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    device: str = "cpu"
+    device: Device = "auto"  # auto: a GPU if torch sees one
+    visible_device: str | None = None  # the process's CUDA_VISIBLE_DEVICES; None: as the server's
+    device_sharers: int = 1  # engines on the same GPU, this one included
+    gpu_memory_utilization: float = 0.9  # of the GPU's memory, by all its engines together
+    deterministic: bool = False  # on a GPU: batch-invariant kernels
     max_model_len: int | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 512  # the token budget of one step

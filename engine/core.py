@@ -1,15 +1,21 @@
 """One step of an engine: schedule, run, commit, report.
 
 Responsible for: the order of these, the time a step took, and that a failing sequence fails alone. Owns the
-scheduler and the runner. Leaves to others: when to step and where reports go (`engine.worker`).
+scheduler, the runner and the steps in flight. Leaves to others: when to step and where reports go
+(`engine.worker`).
+
+With a runner that overlaps, `step` n schedules and launches step n and then commits step n - 1, so that the device
+never waits for the host: what is decided about step n does not need the tokens of step n - 1.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
+from dataclasses import dataclass
 
-from engine.batch import Runner
+from engine.batch import DeviceLost, Launched, OverlappingRunner, Runner, SampledTokens, ScheduledBatch
 from engine.limits import Limits
 from engine.scheduler import BatchScheduler
 from engine.types import Abort, Generate, Hint, Ready, Reprioritise, StepReport, TokenDelta, Warm
@@ -17,6 +23,23 @@ from engine.types import Abort, Generate, Hint, Ready, Reprioritise, StepReport,
 log = logging.getLogger(__name__)
 
 Request = Generate | Warm | Reprioritise | Hint | Abort
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """A step of a runner that does not overlap."""
+
+    results: SampledTokens
+
+    def result(self) -> SampledTokens:
+        return self.results
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    step_id: int
+    launched: Launched
+    begun: float
 
 
 class EngineCore:
@@ -39,10 +62,13 @@ class EngineCore:
         self._runner = runner
         self._kv_bytes_per_token = ready.kv_cache_bytes // (ready.num_blocks * ready.block_size)
         self._last_step_id = 0
+        self._overlaps = isinstance(runner, OverlappingRunner) and "overlap" not in disabled
+        self._in_flight: deque[_InFlight] = deque()
+        self._last_end = 0.0
 
     @property
     def has_work(self) -> bool:
-        return self.scheduler.has_work
+        return self.scheduler.has_work or bool(self._in_flight)
 
     def take(self, request: Request) -> None:
         """Effective from the next step on."""
@@ -58,21 +84,58 @@ class EngineCore:
 
     def step(self) -> StepReport:
         """Run one step if there is something to run. An exception of the runner ends at most one sequence;
-        one of the scheduler is a bug, and goes up."""
+        DeviceLost goes up, and so does one of the scheduler, which is a bug."""
         begun = time.perf_counter()
+        deltas: list[TokenDelta] = []
         batch = self.scheduler.schedule(time.monotonic())
-        if batch is None:
-            return self._report(begun, self.scheduler.take_deltas())
-        self._last_step_id = batch.step_id
+        if batch is not None:
+            self._last_step_id = batch.step_id
+            deltas += self._launch(batch, begun)
+        # One step beside the one just launched keeps the device busy; when none was launched, all are waited for.
+        deltas += self._end_steps(1 if batch is not None and self._overlaps else 0)
+        return self._report(begun, deltas + self.scheduler.take_deltas())
+
+    def _launch(self, batch: ScheduledBatch, begun: float) -> list[TokenDelta]:
+        """Begin a step; the reports of all in flight when it cannot begin, since steps end in their order."""
         try:
-            results = self._runner.run(batch)
+            launched = self._begin(batch)
+        except DeviceLost:
+            raise
         except Exception as error:
-            log.exception("step %d of %d sequences failed", batch.step_id, len(batch.sequences))
-            deltas = self.scheduler.fail(batch.step_id, f"the model failed: {type(error).__name__}: {error}")
-        else:
-            deltas = self.scheduler.commit(results)
-            self.scheduler.observe((time.perf_counter() - begun) * 1e3)
-        return self._report(begun, deltas)
+            return [*self._end_steps(0), *self._failed(batch.step_id, error)]
+        self._in_flight.append(_InFlight(batch.step_id, launched, begun))
+        return []
+
+    def _begin(self, batch: ScheduledBatch) -> Launched:
+        if isinstance(self._runner, OverlappingRunner):
+            return self._runner.launch(batch)
+        return _Computed(self._runner.run(batch))
+
+    def _end_steps(self, ahead: int) -> list[TokenDelta]:
+        """Wait for all steps in flight but so many."""
+        deltas: list[TokenDelta] = []
+        while len(self._in_flight) > ahead:
+            deltas += self._end(self._in_flight.popleft())
+        return deltas
+
+    def _end(self, step: _InFlight) -> list[TokenDelta]:
+        """Wait for a step, the oldest in flight, and commit it."""
+        try:
+            results = step.launched.result()
+        except DeviceLost:
+            raise
+        except Exception as error:
+            return self._failed(step.step_id, error)
+        deltas = self.scheduler.commit(results)
+        now = time.perf_counter()
+        # It had the device for itself from its launch on, or from the end of the step before it.
+        self.scheduler.observe((now - max(step.begun, self._last_end)) * 1e3)
+        self._last_end = now
+        return deltas
+
+    def _failed(self, step_id: int, error: Exception) -> list[TokenDelta]:
+        log.error("step %d failed", step_id, exc_info=error)
+        return self.scheduler.fail(step_id, f"the model failed: {type(error).__name__}: {error}")
 
     def _report(self, begun: float, deltas: list[TokenDelta]) -> StepReport:
         scheduler, counts = self.scheduler, self.scheduler.counts
@@ -89,4 +152,5 @@ class EngineCore:
             prefix_queries=counts.prefix_queries,
             prefix_hits=counts.prefix_hits,
             shared_kv_bytes=counts.shared_keys * self._kv_bytes_per_token,
+            step_times=scheduler.step_times(),
         )

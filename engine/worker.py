@@ -24,7 +24,6 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from engine.batch import CHUNK
@@ -94,7 +93,7 @@ def _load_runner(config: EngineConfig, progress: Progress) -> LoadedRunner:
     if config.kind == "sim":
         from engine.runner.simulated import load_runner
     else:
-        from engine.runner.model_runner import load_runner
+        from engine.runner.load import load_runner
     return load_runner(config, progress)
 
 
@@ -120,9 +119,11 @@ def _send(connection: socket.socket, frames: FrameEncoder, message: FromEngine) 
 
 
 def _fail(connection: socket.socket, frames: FrameEncoder, message: str) -> int:
-    log.error("%s", message)
-    with suppress(OSError):
+    """The server logs it; without a server it is said here."""
+    try:
         _send(connection, frames, Failed(message))
+    except OSError:
+        log.error("%s", message)
     return 1
 
 

@@ -62,13 +62,23 @@ def arrange_plan(
 
     Deterministic: chunks stay what they are, so that a row's sums do not depend on how many tiles there are.
     """
-    configs = shape.configs()
-    wanted = 0
-    if not shape.deterministic:
-        programs = _multiprocessors(device) * min(config.programs for config in configs)
-        wanted = -(-_WAVES * programs // shape.kv_heads)
-    m_rows = tuple(config.block_m // shape.group for config in configs)
+    wanted = 0 if shape.deterministic else _wanted_tiles(shape, device)
+    m_rows = tuple(config.block_m // shape.group for config in shape.configs())
     return arrange(tiles_T6, rows, m_rows, shape.block_size, wanted)
+
+
+def usual_parts(rows: int, shape: AttentionShape, device: torch.device) -> int:
+    """How many parts a step of so many rows has where keys are joined: less than twice the wanted tiles are left,
+    and what each row has over. Many short shared runs may make it more. (Deterministic: rows x chunks.)
+    """
+    most_rows = shape.configs()[-1].block_m // shape.group
+    return 2 * rows + 2 * most_rows * _wanted_tiles(shape, device)
+
+
+def _wanted_tiles(shape: AttentionShape, device: torch.device) -> int:
+    """As many as keep all programs busy to the end."""
+    programs = _multiprocessors(device) * min(config.programs for config in shape.configs())
+    return -(-_WAVES * programs // shape.kv_heads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +86,8 @@ class DevicePlan:
     """An AttentionPlan on the device, all int32 and contiguous. Buffers may be longer than the step's contents.
 
     launched: for each configuration the tiles of this step; 0 leaves its launch out. For a captured graph, the
-    most that a replay may bring: what there is, ranges say.
+    most that a replay may bring: what there is, ranges say. Places in pages and merge_parts count from the tensors'
+    beginning, so both may be one buffer that holds everything.
     """
 
     tiles_T6: torch.Tensor
@@ -150,6 +161,24 @@ def paged_attention(
     """
     attend_tiles(q_RHD, kv_N2KSD, plan, workspace, shape, window, soft_cap)
     merge_parts(plan, workspace, out_RHD)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedAttention:
+    """One step's attention with one window, as every layer runs it (`ops.dispatch.Attend`)."""
+
+    plan: DevicePlan
+    workspace: Workspace
+    shape: AttentionShape
+    window: int | None
+
+    def run(self, queries: torch.Tensor, kv_N2KSD: torch.Tensor) -> torch.Tensor:
+        """queries: flat, the rows of the plan and perhaps more. Returns [rows, heads x head_dim]."""
+        rows, heads, dim = len(self.plan.positions_R), self.shape.heads, self.shape.head_dim
+        q_RHD = queries[: rows * heads * dim].view(rows, heads, dim)
+        out_RHD = torch.empty_like(q_RHD)
+        paged_attention(q_RHD, kv_N2KSD, self.plan, self.workspace, out_RHD, self.shape, self.window)
+        return out_RHD.view(rows, heads * dim)
 
 
 def attend_tiles(

@@ -1,15 +1,72 @@
-"""Which implementation of the ops serves a tensor.
+"""Which implementation of the ops a model's layers use. Chosen here, once, when the model is built.
 
-Responsible for the choice alone: today the CPU's torch calls (`ops.cpu`, `ops.cpu_attention`); Triton kernels
-join here, imported lazily. `ops.reference` is never dispatched to: it is what the others are tested against.
+Responsible for the choice alone: the CPU's torch calls (`ops.cpu`, `ops.linear`), or the GPU's Triton kernels and
+cuBLAS (`ops.cuda`), which are imported when they are asked for: a CPU needs no Triton. Under Triton's interpreter
+the kernels also run on CPU tensors, so the choice is the runner's and not the tensors'. `ops.reference` is never
+chosen: it is what the others are tested against.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
 import torch
 
+from ops.activation import gelu_tanh_and_mul, silu_and_mul
+from ops.linear import Linear, PackedLinear, PlainLinear, can_pack
+from ops.norm import RmsNorm
+from ops.rope import rope_and_write_kv
 
-def require_cpu(tensor: torch.Tensor, op: str) -> None:
-    """Raise ValueError when no implementation of `op` serves the tensor's device."""
-    if not tensor.is_cpu:
-        raise ValueError(f"{op}: no kernel for device {tensor.device.type}; only cpu is supported")
+MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], Linear]
+"""(weight [out, in], bias [out] or None) -> the linear that the device runs best."""
+
+
+class Norm(Protocol):
+    """Normalises rows: [rows, hidden] -> the same."""
+
+    def __call__(self, x_RH: torch.Tensor) -> torch.Tensor: ...
+
+
+class Attend(Protocol):
+    """A step's attention, prepared once and run by every layer with the same window."""
+
+    def run(self, queries: torch.Tensor, kv_pool: torch.Tensor) -> torch.Tensor:
+        """All rows over a layer's KV memory: [padded rows, heads x head_dim]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOps:
+    """What layers are made of, and call. Meanings: the functions of the same name in `ops.reference`.
+
+    rope_and_write_kv: (qkv, the device's form of positions and slots, q_out, kv memory, QK-norm weight, eps).
+    """
+
+    linear: MakeLinear
+    rms_norm: Callable[[torch.Tensor, float], Norm]
+    silu_and_mul: Callable[[torch.Tensor], torch.Tensor]
+    gelu_tanh_and_mul: Callable[[torch.Tensor], torch.Tensor]
+    rope_and_write_kv: Callable[
+        [torch.Tensor, Any, torch.Tensor, torch.Tensor, torch.Tensor | None, float], None
+    ]
+
+
+def cpu_ops(dtype: torch.dtype) -> LayerOps:
+    """Weights are packed by oneDNN where it can."""
+    linear = PackedLinear if can_pack(dtype) else PlainLinear
+    return LayerOps(linear, RmsNorm, silu_and_mul, gelu_tanh_and_mul, rope_and_write_kv)
+
+
+def cuda_ops(*, deterministic: bool) -> LayerOps:
+    """deterministic: products whose rows do not depend on each other, instead of cuBLAS."""
+    from ops import cuda, cuda_layers
+
+    return LayerOps(
+        cuda_layers.InvariantLinear if deterministic else cuda_layers.CublasLinear,
+        cuda_layers.RmsNorm,
+        cuda.silu_and_mul,
+        cuda.gelu_tanh_and_mul,
+        cuda.rope_and_write_kv,
+    )

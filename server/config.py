@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
-from engine.config import EngineKind, LoadFormat
+from compat.openai.reasoning import ReasoningParser
+from engine.config import Device, EngineKind, LoadFormat
 from server.logs import LogFormat
 from server.tenant import ApiKey
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "models" / "parrot-tales"
 
+ToolCallParser = Literal["auto", "none", "hermes", "mistral", "llama3"]
+
 FEATURES = (
     "prefix-cache",
     "in-flight-dedup",
     "shared-prefix-attention",
+    "kept-output",
     "chunked-prefill",
     "pausing",
     "call-dedup",
@@ -36,6 +41,13 @@ FEATURES = (
     "step-limits",
     "ageing",
     "hold-back",
+    "srpt",
+    "fair-share",
+    "length-prediction",
+    "eager-prefill",
+    "streamed-prefill",
+    "overlap",
+    "cuda-graphs",
 )
 """What `--disable` knows: every optimisation is a toggle."""
 
@@ -51,8 +63,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     open_metrics: bool = False
     model: str = str(BUNDLED_MODEL)
     served_model_name: tuple[str, ...] = ()
+    reasoning_parser: ReasoningParser = "auto"
+    tool_call_parser: ToolCallParser = "auto"
     engine: EngineKind = "torch"
     engines: int = 1
+    device: Device = "auto"
+    devices: tuple[str, ...] = ()  # one engine for each
+    gpu_memory_utilization: float = 0.9
+    deterministic: bool = False
     load_format: LoadFormat = "safetensors"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     seed: int = 0
@@ -98,7 +116,29 @@ def parse_config(argv: Sequence[str]) -> ServerConfig:
         config = msgspec.convert(values, ServerConfig, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(_name_the_flag(str(error))) from None
+    if "devices" in values:
+        config = _with_devices(config, engines_given="engines" in values)
     return _checked(config)
+
+
+def _with_devices(config: ServerConfig, *, engines_given: bool) -> ServerConfig:
+    """An engine for each entry of --devices, which nothing else may contradict."""
+    if not config.devices:
+        raise ConfigError("--devices names no device; leave it out for the default")
+    listed = ",".join(config.devices)
+    for entry in config.devices:
+        if not re.fullmatch(r"\d+|(GPU|MIG)-[0-9A-Za-z/-]+", entry):
+            raise ConfigError(f"--devices takes numbers of GPUs like 0,1, or their UUIDs; not {entry!r}")
+    if config.engine == "sim":
+        raise ConfigError(f"--devices {listed}: --engine sim computes on no device")
+    if config.device == "cpu":
+        raise ConfigError(f"--devices {listed} and --device cpu contradict each other")
+    if engines_given and config.engines != len(config.devices):
+        raise ConfigError(
+            f"--engines {config.engines} and --devices {listed} contradict each other: "
+            f"there is an engine for each of the {len(config.devices)} devices"
+        )
+    return msgspec.structs.replace(config, device="cuda", engines=len(config.devices))
 
 
 def _read_keys(path: Path) -> tuple[ApiKey, ...]:
@@ -133,6 +173,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
     for name in ("api_key", "served_model_name", "disable"):
         if isinstance(values.get(name), str):
             values[name] = [values[name]]
+    if "devices" in values:
+        devices = values["devices"]
+        entries = devices if isinstance(devices, list) else _names(str(devices))
+        values["devices"] = [str(entry) for entry in entries]
     if isinstance(values.get("kv_cache_memory"), str):
         values["kv_cache_memory"] = _memory(values["kv_cache_memory"])
     return values
@@ -159,6 +203,10 @@ def _checked(config: ServerConfig) -> ServerConfig:
         value = getattr(config, name)
         if value is not None and not value > 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+    if not 0 < config.gpu_memory_utilization <= 1:
+        raise ConfigError(
+            f"--gpu-memory-utilization must be above 0 and at most 1, not {config.gpu_memory_utilization}"
+        )
     if not 0 <= config.port <= 65535:
         raise ConfigError(f"--port must be in 0..65535, not {config.port}")
     if unknown := [name for name in config.disable if name not in FEATURES]:
@@ -259,7 +307,8 @@ def _add_limit_flags(group: argparse._ArgumentGroup) -> None:
         "--request-timeout",
         type=float,
         metavar="S",
-        help="a generation that takes longer, queueing included, ends with 504 (no limit)",
+        help="a request that takes longer, queueing included, ends with 504; of a program, what has not ended "
+        "by then fails; in a session, each output has so long once its inputs exist (no limit)",
     )
     group.add_argument(
         "--client-timeout",
@@ -279,6 +328,16 @@ def _add_model_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--model", help="a Hugging Face folder or hub id (the bundled model)")
     group.add_argument("--served-model-name", nargs="+", metavar="NAME", help="names the API answers to")
     group.add_argument(
+        "--reasoning-parser",
+        choices=get_args(ReasoningParser),
+        help="think: <think>...</think> is no part of the answer (auto: as the chat template has it)",
+    )
+    group.add_argument(
+        "--tool-call-parser",
+        choices=get_args(ToolCallParser),
+        help="how the model writes calls (auto: as the chat template has it)",
+    )
+    group.add_argument(
         "--load-format", choices=("safetensors", "dummy"), help="dummy: random weights from config.json"
     )
     group.add_argument(
@@ -292,6 +351,28 @@ def _add_engine_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--engine", choices=("torch", "sim"), help="sim: simulated, without a model (torch)")
     group.add_argument(
         "--engines", type=int, metavar="N", help="engine processes; on a CPU a share of cores each (1)"
+    )
+    group.add_argument(
+        "--device",
+        choices=get_args(Device),
+        help="what engines compute on; auto: a GPU if there is one (auto)",
+    )
+    group.add_argument(
+        "--devices",
+        type=_names,
+        metavar="0,1,...",
+        help="an engine on each of these GPUs; one that is named twice is shared by two engines",
+    )
+    group.add_argument(
+        "--gpu-memory-utilization",
+        type=float,
+        metavar="SHARE",
+        help="of a GPU's memory, for weights, work space and KV cache of all engines on it (0.9)",
+    )
+    group.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="on a GPU: an answer does not depend on what else runs, as it never does on the CPU; slower",
     )
     group.add_argument("--max-num-seqs", type=int, metavar="N", help="sequences in one step (64)")
     group.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="tokens in one step (512)")

@@ -28,7 +28,8 @@ class StepInputs:
     """One step's rows.
 
     positions: int64 [R], without padding. ids, padded_positions, kv_slots: int64 [padded R]. logit_rows: the
-    rows to compute logits of, padded; None: all. sampled: the sequences these rows belong to, in order.
+    rows to compute logits of, padded; None: all. sampled: the sequences these rows belong to, in order; behind
+    them come the rows of `scored`, one for each target.
     invalid: slots whose token ids are not in the vocabulary (computed with token 0 instead; their sample is
     an error).
     """
@@ -40,6 +41,7 @@ class StepInputs:
     logit_rows: torch.Tensor | None
     sampled: tuple[ScheduledSequence, ...]
     invalid: frozenset[int]
+    scored: tuple[ScheduledSequence, ...] = ()
 
 
 class SlotTables:
@@ -91,14 +93,18 @@ class SlotTables:
             wrong = frozenset(row_slots[invalid].tolist())
             ids[invalid] = 0
         sampled = np.fromiter((item.sample for item in sequences), np.bool_, count)
+        scored = tuple([item for item in sequences if item.targets])
         return StepInputs(
             positions=positions,
             ids=_padded(ids, padded),
             padded_positions=_padded(positions, padded),
             kv_slots=_padded(kv_slots, padded),
-            logit_rows=_logit_rows(ends[sampled] - 1, padded, policy),
+            logit_rows=_logit_rows(ends[sampled] - 1, padded, policy)
+            if not scored
+            else _scored_rows(ends[sampled] - 1, sequences, ends - lengths, policy),
             sampled=tuple(item for item in sequences if item.sample),
             invalid=wrong,
+            scored=scored,
         )
 
     def _ids(self, sequences: tuple[ScheduledSequence, ...]) -> Iterator[tuple[int, ...]]:
@@ -121,3 +127,16 @@ def _logit_rows(rows: Int64Array, padded_rows: int, policy: RowPolicy) -> torch.
     if padded == padded_rows and rows[-1] == len(rows) - 1:
         return None
     return _padded(rows, padded)
+
+
+def _scored_rows(
+    sampled: Int64Array, sequences: tuple[ScheduledSequence, ...], begins: Int64Array, policy: RowPolicy
+) -> torch.Tensor:
+    """The sampled rows, and behind them the rows with targets."""
+    parts = [
+        np.arange(begin, begin + len(item.targets))
+        for item, begin in zip(sequences, begins.tolist(), strict=True)
+        if item.targets
+    ]
+    rows = np.concatenate((sampled, *parts))
+    return _padded(rows, policy.padded(len(rows)))

@@ -19,10 +19,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from engine.batch import SampledToken, SampledTokens, ScheduledBatch, ScheduledSequence, SlotInstall
+from engine.batch import (
+    PromptScores,
+    SampledToken,
+    SampledTokens,
+    ScheduledBatch,
+    ScheduledSequence,
+    SlotInstall,
+)
 from engine.config import EngineConfig, SimConfig
 from engine.runner.loaded import LoadedRunner, LoadError
 from engine.structured.grammar import GrammarError, Grammars, Pending
@@ -92,10 +100,11 @@ class SimulatedRunner:
         for rows in batch.sequences:
             if not rows.sample:
                 self._advance(rows)
+        scores = tuple([self._score(rows) for rows in batch.sequences if rows.targets])
         remaining = begun + self._seconds(batch) - time.perf_counter()
         if remaining > 0:
             time.sleep(remaining)
-        return SampledTokens(batch.step_id, tuple(sampled))
+        return SampledTokens(batch.step_id, tuple(sampled), scores)
 
     def _advance(self, rows: ScheduledSequence) -> int:
         """Compute the rows' states; the last one."""
@@ -128,6 +137,12 @@ class SimulatedRunner:
         slot.last_token = token
         slot.num_generated += 1
         return SampledToken(rows.slot, token, _logprobs(token, sampling.logprobs, self.vocab_size))
+
+    def _score(self, rows: ScheduledSequence) -> PromptScores:
+        made_up = [_logprobs(target, rows.top, self.vocab_size) for target in rows.targets]
+        return PromptScores(
+            rows.slot, tuple([msgspec.structs.replace(each, rank=1) for each in made_up if each is not None])
+        )
 
     def _grammar(self, install: SlotInstall) -> Pending | None:
         sampling = install.sampling

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from engine.client import ROOT, EngineClient, EngineDied
@@ -97,6 +98,20 @@ async def test_a_slow_reader_gets_its_deltas_in_one() -> None:
     assert len(received) == 1
     assert len(received[0].token_ids) == 20
     assert received[0].finish_reason == "length"
+
+
+async def test_what_only_the_first_delta_has_is_not_lost_when_they_are_merged() -> None:
+    reports = Reports()
+    request = a_request()
+    asking = msgspec.structs.replace(request.sampling, prompt_logprobs=0)
+    async with (
+        an_engine(on_report=reports) as client,
+        client.generate(msgspec.structs.replace(request, sampling=asking)) as deltas,
+    ):
+        await reports.until(lambda report: any(delta.finish_reason for delta in report.deltas))
+        (received,) = [delta async for delta in deltas]
+    assert len(received.prompt_logprobs) == len(request.token_ids) - 1
+    assert received.queue_ms is not None
 
 
 async def test_leaving_the_context_frees_the_engine() -> None:

@@ -16,7 +16,7 @@ from engine.models.decoder import Decoder
 from engine.models.loader import FolderWeights
 from engine.runner.loaded import LoadError
 from engine.runner.model_runner import ModelRunner
-from ops.linear import PlainLinear
+from ops.dispatch import cpu_ops
 from tests.engine.step_driver import StepDriver, load
 
 transformers = pytest.importorskip("transformers")
@@ -195,12 +195,14 @@ def test_a_tensor_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
     )
     weights = FolderWeights(tmp_path, torch.float32, lambda fraction: None)
     with pytest.raises(ValueError, match=r"mlp\.gate_proj\.weight has shape \(120, 64\), not \(124, 64\)"):
-        Decoder(load_config(tmp_path), weights, PlainLinear)
+        Decoder(load_config(tmp_path), weights, cpu_ops(torch.float32))
 
 
 def test_loading_reports_its_progress_to_the_end(tmp_path: Path) -> None:
     Checkpoint(tmp_path, "Llama", {})
     seen: list[float] = []
-    Decoder(load_config(tmp_path), FolderWeights(tmp_path, torch.float32, seen.append), PlainLinear)
+    Decoder(
+        load_config(tmp_path), FolderWeights(tmp_path, torch.float32, seen.append), cpu_ops(torch.float32)
+    )
     assert seen == sorted(seen)
     assert seen[-1] == 1.0

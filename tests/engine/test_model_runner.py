@@ -215,7 +215,7 @@ def test_the_number_of_threads_is_chosen_by_timing_unless_it_is_given(
 def test_without_packed_weights_the_contract_still_holds(
     folder: Path, dtype: Literal["float32", "bfloat16", "float16"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.runner.model_runner.can_pack", lambda dtype: False)
+    monkeypatch.setattr("ops.dispatch.can_pack", lambda dtype: False)
     runner = load(msgspec.structs.replace(_config(folder), dtype=dtype))
     ids = tuple(number * 7 % 131 for number in range(300))
     by_chunk = []

@@ -6,7 +6,7 @@ import pytest
 
 from engine.limits import Limits
 from engine.scheduler import BatchScheduler
-from engine.types import Generate, Hint, SamplingParams
+from engine.types import Generate, Hint, SamplingParams, Warm
 from tests.engine.paged_runner import PagedRunner, expected_tokens
 
 VOCAB = 1000
@@ -109,3 +109,46 @@ def test_a_use_up_to_a_boundary_inside_a_block_keeps_that_block() -> None:
     engine.hint(a_context(1)[: CONTEXT - 5], 10)
     engine.ask(a_context(3))
     assert engine.cached(a_context(1)[: CONTEXT - 5]) == CONTEXT - 5
+
+
+def test_what_a_request_has_left_is_released_by_its_id_from_a_position_on() -> None:
+    engine = Engine(2)
+    engine.ask(a_context(1))
+    engine.ask(a_context(2))
+    engine.scheduler.hint(Hint(id=2, begin=2 * BLOCK))
+    engine.ask((*a_context(3), *a_context(4)[: BLOCK // 2]))
+    assert engine.cached(a_context(2)) == 2 * BLOCK, "its end went first, its beginning stays"
+
+
+def test_what_a_request_has_left_is_wanted_by_its_id_up_to_a_position() -> None:
+    engine = Engine(2)
+    engine.ask(a_context(1))
+    engine.ask(a_context(2))
+    engine.scheduler.hint(Hint(id=1, next_use=5, end=2 * BLOCK))
+    engine.ask(a_context(3))
+    assert engine.cached(a_context(1)) == 2 * BLOCK
+
+
+def test_a_hint_about_a_request_that_nobody_remembers_is_ignored() -> None:
+    engine = Engine(2)
+    engine.ask(a_context(1))
+    engine.scheduler.hint(Hint(id=77, next_use=1))
+    engine.ask(a_context(2))
+    engine.ask(a_context(3))
+    engine.scheduler.hint(Hint(id=1))  # long gone from the cache
+    engine.scheduler.check_invariants()
+    assert engine.cached(a_context(1)) == 0
+
+
+def test_what_was_computed_ahead_stays_before_what_nobody_spoke_of() -> None:
+    engine = Engine(2)
+    engine.scheduler.add(Warm(99, a_context(1)))
+    while engine.scheduler.has_work:
+        batch = engine.scheduler.schedule()
+        if batch is not None:
+            engine.scheduler.commit(engine.runner.run(batch))
+        engine.scheduler.take_deltas()
+    engine.ask(a_context(2))
+    engine.ask(a_context(3))
+    assert engine.cached(a_context(1)) == CONTEXT
+    assert engine.cached(a_context(2)) == 0

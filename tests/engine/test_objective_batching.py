@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from engine.batch import ScheduledBatch
+from engine.budget import MIN_SPECULATIVE, SPECULATIVE_SHARE
 from engine.limits import Limits
 from engine.pace import AGEING, AGEING_SHARE, CREDIT, MIN_PREFILL
 from engine.scheduler import BatchScheduler
-from engine.types import Generate, Objective, SamplingParams, Urgency
+from engine.types import Generate, Objective, SamplingParams, Urgency, Warm
 from tests.engine.paged_runner import PagedRunner, expected_tokens
 
 VOCAB = 1000
@@ -223,3 +224,23 @@ def test_without_a_limit_every_step_is_as_it_would_be_without_the_feature(disabl
         engine.add(2, 90, 20, Objective(Urgency.SPECULATIVE))
         engine.run()
     assert [batch.sequences for batch, _ in plain.history] == [batch.sequences for batch, _ in other.history]
+
+
+def test_what_is_computed_ahead_takes_an_eighth_of_a_step_at_most_in_tokens_and_in_time() -> None:
+    engine = Engine()
+    for request_id, length in enumerate((700, 30, 900, 200)):
+        engine.add(request_id, length, 20, Objective())
+    while engine.scheduler.has_work:
+        engine.step()
+    for request_id in range(10, 18):
+        engine.add(request_id, 20, 40, Objective())
+    engine.step()
+    ahead = []
+    engine.scheduler.add(Warm(99, tuple(number * 3 % VOCAB for number in range(600))))
+    for _ in range(10):
+        engine.step()
+        batch = engine.history[-1][0]
+        ahead += [rows.length for rows in batch.sequences if rows.token_ids is not None]
+    time = (BASE_MS + 8 * SEQUENCE_MS) / SPECULATIVE_SHARE / PREFILL_MS
+    assert len(ahead) == 10, "it goes on in each"
+    assert MIN_SPECULATIVE <= max(ahead) <= 1.3 * time < LIMITS.max_num_batched_tokens / SPECULATIVE_SHARE

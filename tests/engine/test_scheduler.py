@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from engine.batch import ScheduledBatch
+from engine.budget import MIN_SPECULATIVE
 from engine.limits import Limits
 from engine.scheduler import BatchScheduler
 from engine.types import Generate, Hint, Objective, Salt, SamplingParams, TokenDelta, Urgency, Warm
@@ -31,6 +32,7 @@ class Engine:
     limits: Limits = LIMITS
     deltas: dict[int, list[TokenDelta]] = field(default_factory=dict)
     batches: list[ScheduledBatch] = field(default_factory=list)
+    finished: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.scheduler = BatchScheduler(self.limits)
@@ -69,6 +71,8 @@ class Engine:
     def _keep(self, deltas: list[TokenDelta]) -> None:
         for delta in deltas:
             self.deltas.setdefault(delta.id, []).append(delta)
+            if delta.finish_reason is not None:
+                self.finished.append(delta.id)
 
     def tokens(self, request_id: int) -> list[int]:
         return [token for delta in self.deltas[request_id] for token in delta.token_ids]
@@ -104,6 +108,16 @@ def test_a_common_prefix_that_ends_inside_a_block_is_computed_once() -> None:
     engine.run()
     assert engine.runner.num_computed == 1002 + 7 * 2
     assert {engine.cached(index) for index in range(1, 8)} == {1000}
+
+
+def test_those_who_share_a_prefix_that_ends_inside_a_block_wait_for_one_of_them_only() -> None:
+    engine = Engine()
+    for index in range(16):
+        engine.add(index, [*prompt(300), *prompt(8, seed=index + 2)], max_tokens=1)
+    steps = 0
+    while engine.step() is not None:
+        steps += 1
+    assert steps == 2
 
 
 @pytest.mark.parametrize("length", [5, 64, 70, 128, 700])
@@ -326,7 +340,7 @@ def test_speculative_prefill_takes_a_small_share_of_a_step_and_makes_way() -> No
     engine.scheduler.add(Warm(2, tuple(prompt(250, seed=2))))
     batch = engine.step()
     assert batch is not None
-    assert sorted(rows.length for rows in batch.sequences) == [1, 64]
+    assert sorted(rows.length for rows in batch.sequences) == [1, MIN_SPECULATIVE]
     engine.add(3, prompt(200, seed=3))
     engine.run()
     assert engine.last(2).finish_reason == "abort"
@@ -470,3 +484,26 @@ def test_the_first_token_says_how_long_the_request_waited_for_its_first_step() -
         engine.step(now)
     assert [delta.queue_ms for delta in engine.deltas[1]] == [pytest.approx(500.0), None]
     assert [delta.queue_ms for delta in engine.deltas[2]] == [pytest.approx(2000.0), None]
+
+
+@pytest.mark.parametrize("toggle", ["kept-output", "none"])
+def test_what_was_generated_is_found_by_who_continues_it_unless_that_is_off(toggle: str) -> None:
+    engine = Engine(replace(LIMITS, disabled=frozenset({toggle})))
+    engine.add(1, prompt(100), max_tokens=100)
+    engine.run()
+    engine.add(2, [*prompt(100), *engine.tokens(1), 7, 8], max_tokens=1)
+    engine.run()
+    assert engine.cached(2) == (100 if toggle == "kept-output" else 199)
+
+
+def test_what_only_fills_the_cache_is_not_told_as_waiting() -> None:
+    engine = Engine(replace(LIMITS, max_num_seqs=1))
+    engine.add(1, prompt(40), max_tokens=8)
+    engine.scheduler.add(Warm(2, tuple(prompt(300, 2))))
+    engine.scheduler.add(Warm(3, tuple(prompt(300, 3))))
+    engine.step()
+    assert engine.scheduler.num_waiting == 0
+    engine.add(4, prompt(40, 4))
+    assert engine.scheduler.num_waiting == 1
+    engine.run()
+    assert engine.scheduler.num_waiting == 0

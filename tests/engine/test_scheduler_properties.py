@@ -110,6 +110,16 @@ class Scheduling(RuleBasedStateMachine):
     def hint(self, prompt: tuple[int, ...], salts: tuple[Salt, ...], next_use: int | None) -> None:
         self.scheduler.hint(Hint(prompt, salts, next_use))
 
+    @rule(
+        request_id=st.integers(0, 12),
+        next_use=st.none() | st.integers(0, 8),
+        begin=st.integers(0, 80),
+        end=st.none() | st.integers(0, 80),
+    )
+    def hint_by_id(self, request_id: int, next_use: int | None, begin: int, end: int | None) -> None:
+        """Also of requests that run, or never were."""
+        self.scheduler.hint(Hint(id=request_id, next_use=next_use, begin=begin, end=end))
+
     @rule(steps=st.integers(1, 6), step_ms=st.floats(0, 50))
     def step(self, steps: int, step_ms: float) -> None:
         self.step_ms = step_ms
@@ -231,6 +241,8 @@ TestSchedulingOfLongPrompts.settings = settings(max_examples=12, stateful_step_c
         "pausing",
         "objective-batching",
         "next-use-eviction",
+        "kept-output",
+        "fair-share",
     ],
 )
 def test_every_toggle_leaves_the_tokens_as_they_are(toggle: str) -> None:
@@ -250,7 +262,8 @@ def test_every_toggle_leaves_the_tokens_as_they_are(toggle: str) -> None:
     for index in range(8):
         prompt = (*(i % VOCAB for i in range(300)), index, 1, 2)
         objective = Objective(Urgency(index % 2), 0.5 if index % 4 == 0 else None)
-        request = Generate(index, prompt, SamplingParams(max_tokens=70, seed=index), objective)
+        salts = (Salt(0, b"ab"[index % 3 % 2 :][:1]),)
+        request = Generate(index, prompt, SamplingParams(max_tokens=70, seed=index), objective, salts=salts)
         machine.requests[index] = request
         machine.outputs[index] = []
         machine.scheduler.add(request)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.step_model import Load, StepModel
+from engine.step_model import ENOUGH, Load, StepModel
 
 Coefficients = tuple[float, float, float, float]
 
@@ -96,3 +96,20 @@ def test_whatever_was_measured_more_work_never_takes_less_time(
         model.observe(seen, step_ms)
     more = Load(load.sequences + 1, load.kv_tokens + 100, load.prefill_tokens + 10)
     assert 0.0 <= model.predict(load) <= model.predict(more) < 1e12
+
+
+def test_what_was_learnt_is_told_once_there_is_enough_and_again_when_it_has_changed() -> None:
+    model = StepModel()
+    load = Load(4, 400, 0)
+    told = []
+    for step in range(400):
+        model.observe(load, 10.0 if step < 200 else 25.0)
+        if (news := model.news()) is not None:
+            told.append((step, news))
+    assert told[0][0] == ENOUGH - 1
+    a, b, c = told[0][1]
+    assert a + 4 * b + 400 * c == pytest.approx(10.0, rel=0.05)
+    assert 200 < told[1][0] < 300, "nothing is told while nothing changes"
+    a, b, c = told[-1][1]
+    assert a + 4 * b + 400 * c == pytest.approx(model.predict(load), rel=0.25), "what was told is not old"
+    assert len(told) <= 5

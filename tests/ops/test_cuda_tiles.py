@@ -88,3 +88,22 @@ def test_decode_rows_keep_enough_tiles_to_fill_the_gpu() -> None:
     plan = build_plan(items, PAGE, share=True)
     assert len(plan.tiles) == 128
     assert len(arrange(plan.tiles, 8, (4, 8, 16, 32), PAGE, 30).tiles_T6) == 32
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_joined_parts_stay_within_the_room_that_is_made_for_them(seed: int) -> None:
+    pytest.importorskip("triton")
+    import torch
+
+    from ops.cuda_attention import AttentionShape, arrange_plan, usual_parts
+
+    rng = random.Random(seed)
+    shape = AttentionShape(32, 8, 128, 64, torch.bfloat16, 1.0)
+    device = torch.device("meta")
+    rows, free = [], iter(range(1, 10**6))
+    for _ in range(rng.choice([1, 4, 40])):
+        start, length = rng.randrange(20_000), rng.choice([1, 1, 7, 512])
+        rows.append(Rows(start, length, [next(free) for _ in range(-(-(start + length) // 64))]))
+    plan = build_plan(rows, 64, share=True)
+    count = sum(item.length for item in rows)
+    assert arrange_plan(plan.tiles, count, shape, device).parts <= usual_parts(count, shape, device)

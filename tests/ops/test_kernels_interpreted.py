@@ -1,4 +1,5 @@
-"""The Triton kernels under the interpreter, in a process of their own: the variable is read at decoration."""
+"""The Triton kernels, and the GPU's runner over them, under the interpreter: in a process of their own, since the
+variable is read at decoration."""
 
 from __future__ import annotations
 
@@ -14,8 +15,17 @@ pytest.importorskip("triton")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_kernel_does_what_the_reference_says_under_the_interpreter() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/kernels"]
+def test_kernels_and_the_runner_over_them_do_what_they_should_under_the_interpreter() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/ops/kernels",
+        "tests/engine/device",
+    ]
     answer = subprocess.run(
         command,
         cwd=ROOT,

@@ -49,6 +49,12 @@ def test_sizes_have_units() -> None:
         (["--disable", "prefix-cache,warp-drive"], "--disable"),
         (["--api-key", ""], "--api-key"),
         (["--config", "no/such/file.toml"], "--config"),
+        (["--devices", "one"], "--devices"),
+        (["--devices", ","], "--devices"),
+        (["--devices", "0,1", "--engines", "3"], "--engines 3 and --devices 0,1"),
+        (["--devices", "0", "--device", "cpu"], "--device cpu"),
+        (["--devices", "0", "--engine", "sim"], "--devices"),
+        (["--gpu-memory-utilization", "1.5"], "--gpu-memory-utilization"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_the_flag(argv: list[str], flag: str) -> None:
@@ -109,3 +115,25 @@ def test_timeouts_must_be_above_zero() -> None:
 def test_every_toggle_of_the_scheduler_can_be_disabled() -> None:
     assert set(app_scheduler.FEATURES) <= set(FEATURES)
     assert parse_config(["--disable", ",".join(FEATURES)]).disable == FEATURES
+
+
+@pytest.mark.parametrize("text", ['devices = "0,1"', "devices = [0, 1]", 'devices = ["0", "1"]'])
+def test_devices_bring_their_engines_from_flags_and_from_the_file(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "parrot.toml"
+    file.write_text(text + "\n")
+    config = parse_config(["--config", str(file)])
+    assert (
+        config == parse_config(["--devices", "0,1"]) == parse_config(["--devices", "0,1", "--engines", "2"])
+    )
+    assert (config.devices, config.engines, config.device) == (("0", "1"), 2, "cuda")
+
+
+def test_the_engines_of_the_file_may_not_contradict_devices_either(tmp_path: Path) -> None:
+    file = tmp_path / "parrot.toml"
+    file.write_text("engines = 2\n")
+    with pytest.raises(ConfigError, match="--engines 2 and --devices 0"):
+        parse_config(["--config", str(file), "--devices", "0"])
+
+
+def test_the_same_device_may_serve_two_engines() -> None:
+    assert parse_config(["--devices", "0,0"]).engines == 2
