@@ -12,7 +12,14 @@ from engine.pace import Pace
 from engine.sequence import Sequence
 
 SPECULATIVE_SHARE = 8
-"""While other work runs, speculative prefill gets at most 1/8 of a step's budget."""
+"""While other work runs, speculative prefill gets at most 1/8 of a step's budget, and of its time."""
+
+MIN_SPECULATIVE = 16
+"""Tokens. It goes on all the same; less is not worth a row in the step."""
+
+
+SCORED_LOGITS = 2**24
+"""Of a prompt whose tokens get log-probabilities: so many logits at most are held at once."""
 
 
 class StepBudget:
@@ -23,6 +30,7 @@ class StepBudget:
         self.tokens = 0
         self._pace = pace
         self._size = limits.max_num_batched_tokens
+        self._scored = max(SCORED_LOGITS // limits.vocab_size, 1)
         self._chunked = "chunked-prefill" not in limits.disabled
 
     def begin(self) -> None:
@@ -49,10 +57,13 @@ class StepBudget:
         return 1 if self._chunked else wanted
 
     def _within_tokens(self, sequence: Sequence, wanted: int) -> int:
+        if sequence.scores_prompt and self._chunked:
+            wanted = min(wanted, self._scored)
         if not self._chunked:  # whole prompts; one that exceeds the budget runs as the only one
             return wanted if wanted <= self.tokens or not self._has_prefill() else 0
         if sequence.speculative and any(not other.speculative for other in self.chosen):
-            share = max(self._size // SPECULATIVE_SHARE, 1)
+            time = self._pace.tokens_for(1 / SPECULATIVE_SHARE, len(self.chosen))
+            share = max(min(self._size // SPECULATIVE_SHARE, max(time, MIN_SPECULATIVE)), 1)
             used = sum(length for other, length in self.chosen.items() if other.speculative)
             return max(min(wanted, self.tokens, share - used), 0)
         return min(wanted, self.tokens)

@@ -110,4 +110,11 @@ def _advance(sequence: Sequence, length: int) -> ScheduledSequence:
     if end > sequence.prefill_end:
         return ScheduledSequence(sequence.slot, begin, length, None, True)
     sample = end == sequence.prefill_end and sequence.sampling is not None
-    return ScheduledSequence(sequence.slot, begin, length, tuple(sequence.tokens[begin:end]), sample)
+    ids = tuple(sequence.tokens[begin:end])
+    if not sequence.scores_prompt:
+        return ScheduledSequence(sequence.slot, begin, length, ids, sample)
+    assert sequence.sampling is not None
+    targets = tuple(sequence.tokens[begin + 1 : end + 1])
+    return ScheduledSequence(
+        sequence.slot, begin, length, ids, sample, targets, sequence.sampling.prompt_logprobs or 0
+    )

@@ -100,6 +100,13 @@ class Pace:
         elif self._denied:
             self._waited += 1
 
+    def tokens_for(self, share: float, num_sequences: int) -> int:
+        """Prefill tokens that take such a share of the time of a step with so many sequences decoding."""
+        model = self._model
+        step_ms = model.base_ms + model.per_sequence_ms * num_sequences
+        each = model.per_prefill_token_ms
+        return int(step_ms * share / each) if each > 0.0 else 2**31
+
     def allows_decode(self, sequence: Sequence) -> bool:
         if not self.limited or self._due:
             return True

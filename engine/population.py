@@ -15,18 +15,28 @@ conserved; a leader runs in the strictest order of its followers.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine.batch import SampledToken
 from engine.cache.block_tables import BlockTables
+from engine.cache.radix_tree import Node
 from engine.inflight import InFlight
 from engine.layout import BatchLayout
 from engine.limits import Limits
 from engine.running import RunningSet
-from engine.sequence import Order, Sequence, Status, new_order
-from engine.types import FinishReason, Key, Objective, TokenDelta
+from engine.sequence import Order, Sequence, Status, ascending, new_order
+from engine.shares import Shares
+from engine.types import FinishReason, Hint, Key, Objective, TokenDelta, TokenLogprobs
 from engine.waiting import WaitingQueue
+
+MAX_ENDED = 512
+"""Sequences that have ended whose place in the tree is remembered: hints about them come a step or two later."""
+
+
+WARM_NEXT_USE = 100
+"""Steps in which what a Warm has computed is taken to be wanted: it was computed for somebody who will come."""
 
 
 @dataclass(slots=True)
@@ -42,21 +52,28 @@ class StepCounts:
 
 
 class Population:
-    """Owns all live sequences, the places they are in, and the reports of those that ended outside a step.
+    """Owns all live sequences, the places they are in, the reports of those that ended outside a step, and where
+    in the tree the last ones that ended have left what they had (`ended`, by id).
+
     `tables` and `layout` are told of what leaves and moves."""
 
     def __init__(self, limits: Limits, tables: BlockTables, layout: BatchLayout) -> None:
         self.by_id: dict[int, Sequence] = {}
-        self.waiting = WaitingQueue()
+        self.shares = Shares(off="fair-share" in limits.disabled)
+        self.waiting = WaitingQueue(self.shares)
         self.running = RunningSet(limits.max_num_seqs)
         self.in_flight = InFlight(limits.block_size)
         self.suspects: list[Sequence] = []
         self.deltas: list[TokenDelta] = []
+        self.ended: OrderedDict[int, Node] = OrderedDict()
+        self.num_ahead = 0  # sequences that only fill the cache
         self.counts = StepCounts()
         self._now = 0.0  # when the step being put together began
         self._size = limits.block_size
         self._tables = tables
         self._layout = layout
+        self._keeps_outputs = "kept-output" not in limits.disabled
+        self._hinted = "next-use-eviction" not in limits.disabled
         self._dedup = not limits.disabled & {"in-flight-dedup", "prefix-cache"}
 
     def begin_step(self, now: float) -> None:
@@ -68,6 +85,8 @@ class Population:
 
     def add(self, sequence: Sequence) -> None:
         self.by_id[sequence.id] = sequence
+        self.num_ahead += sequence.sampling is None
+        self.shares.enter(sequence.tenant)
         self.waiting.push(sequence)
 
     def start(self, sequence: Sequence, begin: int) -> None:
@@ -85,6 +104,7 @@ class Population:
             sequence.cached_tokens = min(begin, sequence.num_prompt)
             self.counts.prefix_queries += sequence.num_prompt
             self.counts.prefix_hits += sequence.cached_tokens
+        sequence.prompt_logprobs = []
         self.running.add(sequence)
         if self._dedup:
             self.in_flight.register(sequence)
@@ -119,11 +139,14 @@ class Population:
             self._wake(self.in_flight.progress(sequence))
         if done and sequence.sampling is None:
             self.deltas.append(self.finish(sequence, "stop"))
+            if self._hinted and (leaf := self.ended.get(sequence.id)) is not None:
+                self._tables.tree.hint_path(leaf, WARM_NEXT_USE)
 
     def decoded(self, sequence: Sequence) -> None:
         """A decode token is done."""
         sequence.num_committed += 1
-        if sequence.num_committed % self._size == 0 and self._tables.publish(sequence):
+        full = sequence.num_committed % self._size == 0
+        if full and self._keeps_outputs and self._tables.publish(sequence):
             self._layout.moved()
 
     def accept(self, sequence: Sequence, token: SampledToken) -> TokenDelta:
@@ -135,6 +158,11 @@ class Population:
         if sequence.suspect:
             self.clear_suspect(sequence)
         first = not sequence.num_generated
+        prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+        if first and sequence.scores_prompt:
+            prompt_logprobs, sequence.prompt_logprobs = tuple(sequence.prompt_logprobs), []
+            if len(prompt_logprobs) != sequence.num_prompt - 1:
+                return self.finish(sequence, "error", "this engine gives no log-probabilities of prompts")
         reason, token_id = sequence.append(token.token_id), token.token_id
         if reason is not None:
             self.end(sequence)
@@ -147,6 +175,7 @@ class Population:
             cached_tokens=sequence.cached_tokens or 0,
             logprobs=() if stopped or token.logprobs is None else (token.logprobs,),
             queue_ms=sequence.queue_ms if first else None,
+            prompt_logprobs=prompt_logprobs,
         )
 
     def finish(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> TokenDelta:
@@ -157,7 +186,9 @@ class Population:
 
     def end(self, sequence: Sequence) -> None:
         if sequence.status is Status.RUNNING:
-            self._leave_slot(sequence)
+            kept = sequence.num_committed if self._keeps_outputs else sequence.num_prompt
+            if (leaf := self._leave_slot(sequence, kept)) is not None:
+                self._remember(sequence.id, leaf)
         elif sequence.status is Status.PARKED:
             self.in_flight.unfollow(sequence)
         elif sequence.ticket:
@@ -165,7 +196,17 @@ class Population:
         if sequence.suspect:
             self.clear_suspect(sequence)
         sequence.status = Status.FINISHED
-        self.by_id.pop(sequence.id, None)
+        del self.by_id[sequence.id]
+        self.num_ahead -= sequence.sampling is None
+        self.shares.leave(sequence.tenant)
+
+    def hint(self, request: Hint) -> None:
+        """About some ids, or what a request has left that has ended."""
+        tree = self._tables.tree
+        if request.id is None:
+            tree.hint(request.token_ids, ascending(request.salts), request.next_use)
+        elif (leaf := self.ended.get(request.id)) is not None:
+            tree.hint_path(leaf, request.next_use, request.begin, request.end)
 
     def reprioritise(self, sequence: Sequence, objective: Objective, key: Key) -> None:
         sequence.own_order = new_order(sequence, objective, key)
@@ -184,14 +225,22 @@ class Population:
         sequence.suspect = False
         self.suspects.remove(sequence)
 
-    def _leave_slot(self, sequence: Sequence) -> None:
-        self._tables.publish(sequence, partial=True)
+    def _remember(self, request_id: int, leaf: Node) -> None:
+        self.ended[request_id] = leaf
+        if len(self.ended) > MAX_ENDED:
+            self.ended.popitem(last=False)
+
+    def _leave_slot(self, sequence: Sequence, kept: int | None = None) -> Node | None:
+        """Where in the tree its blocks end. `kept`: so many tokens stay in the cache; None: all that it has."""
+        self._tables.publish(sequence, partial=True, up_to=kept)
+        leaf = self._tables.leaf(sequence)
         self._tables.release(sequence)
         self._layout.moved()
         self.running.remove(sequence)
         sequence.life += 1
         sequence.status = Status.WAITING
         self._wake(self.in_flight.leave(sequence))
+        return leaf
 
     def _lend_order(self, sequence: Sequence, leader: Sequence) -> None:
         """The owner of a block takes the strictest objective of those who wait for it."""
@@ -215,6 +264,7 @@ class Population:
     def check_invariants(self) -> None:
         """What must hold between any two calls."""
         self.waiting.check_invariants()
+        self.shares.check_invariants([sequence.tenant for sequence in self.by_id.values()])
         self.in_flight.check_invariants()
         self.running.check_invariants()
         self._tables.check_invariants(self.running.in_order())
@@ -224,6 +274,7 @@ class Population:
             assert (sequence in waiting) == (sequence.status is Status.WAITING)
             self._check_sequence(sequence)
         assert len(waiting) + len(running) <= len(self.by_id)
+        assert self.num_ahead == sum(sequence.sampling is None for sequence in self.by_id.values())
         assert all(sequence.suspect for sequence in self.suspects)
 
     def _check_sequence(self, sequence: Sequence) -> None:

@@ -1,7 +1,7 @@
 """The sequences that run, best first, and the slots they own.
 
-Responsible for: that order, and that a slot (a row of the runner's static tables) has one owner. Leaves to
-others: who runs.
+Responsible for: that order, that a slot (a row of the runner's static tables) has one owner, and who would
+give up its for another. Leaves to others: who runs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import heapq
 from bisect import bisect_left, insort
 
 from engine.sequence import Order, Sequence, Status
+from engine.shares import Shares
 
 
 class RunningSet:
@@ -35,6 +36,22 @@ class RunningSet:
         for sequence in reversed(self._sequences):
             if sequence is not beside:
                 return sequence
+        return None
+
+    def who_gives_way(self, sequence: Sequence, shares: Shares, *, pausing: bool) -> Sequence | None:
+        """To one that waits. A less urgent class gives up slot and blocks. Within a class and a tenant a slot goes
+        to who is earlier in the order: a call that continues an application which came before ("pausing"). The
+        paused one's blocks stay in the tree, so it loses next to nothing."""
+        worst = self.worst()
+        if worst is None or worst.order[0] > sequence.order[0]:
+            return worst
+        if not pausing or self.has_slot:
+            return None
+        for victim in reversed(self._sequences):
+            if victim.order < sequence.order:
+                return None
+            if shares.name(victim.tenant) == shares.name(sequence.tenant):
+                return victim
         return None
 
     def add(self, sequence: Sequence) -> None:

@@ -8,9 +8,10 @@ sampling (Runner), and words, stop strings and placement across engines (the ser
 Invariant: the best running sequence always makes progress (it may take blocks from all others, and alone it
 fits by construction), so every sequence ends.
 
-Order is (urgency, key, arrival). Blocks and slots are taken from worse running sequences for better running
-ones; for waiting ones blocks only from a less urgent class, slots from any that is worse ("pausing": that is
-what makes application order hold on few slots). Speculative work gets the tokens that are left over, a
+Order is (urgency, key, arrival); where several tenants wait within a class, who was served least goes first
+(Shares). Blocks and slots are taken from worse running sequences for better running ones; for waiting ones
+blocks only from a less urgent class, slots from any of their tenant that is worse ("pausing": that is what
+makes application order hold on few slots). Speculative work gets the tokens that are left over, a
 small share of a step while others run, and is dropped instead of preempted. Where somebody who decodes has a
 limit on the time of a step, the less urgent are put in as far as that allows (Pace).
 """
@@ -73,7 +74,12 @@ class BatchScheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._population.by_id) - len(self._running)
+        """Of those that somebody waits for: what only fills the cache is no queue."""
+        waiting = len(self._population.by_id) - len(self._running)
+        if not self._population.num_ahead:
+            return waiting
+        running = sum(sequence.sampling is None for sequence in self._running.in_order())
+        return waiting - (self._population.num_ahead - running)
 
     @property
     def counts(self) -> StepCounts:
@@ -112,10 +118,8 @@ class BatchScheduler:
     def hint(self, request: Hint) -> None:
         """When some ids are wanted next, or that they are not; where that is off, the least recently used
         go first, whatever is said."""
-        if "next-use-eviction" in self.limits.disabled:
-            return
-        salts = tuple(sorted(request.salts, key=lambda salt: salt.start))
-        self.tables.tree.hint(request.token_ids, salts, request.next_use)
+        if "next-use-eviction" not in self.limits.disabled:
+            self._population.hint(request)
 
     def take_deltas(self) -> list[TokenDelta]:
         """Reports of requests that ended outside a step."""
@@ -144,11 +148,14 @@ class BatchScheduler:
         self.tables.pool.end_step(step_id)
         deltas = self.take_deltas()
         sampled = iter(results.tokens)
+        scores = {each.slot: each.logprobs for each in results.scores}
         for record in records:
             token = next(sampled) if record.sample else None
             sequence = record.sequence
             if sequence.life != record.life:
                 continue  # it ended, was preempted or dropped meanwhile: overshoot
+            if scores and sequence.slot in scores:
+                sequence.prompt_logprobs += scores[sequence.slot]
             if record.end is not None:
                 sequence.num_committed = record.end
                 self._population.prefilled(sequence)
@@ -185,6 +192,10 @@ class BatchScheduler:
             if limit_ms is not None:
                 self._pace.observe(limit_ms, step_ms)
             self._committed = None
+
+    def step_times(self) -> tuple[float, float, float] | None:
+        """Milliseconds of a step, of a sequence and of a KV token in it, as learnt; None: that was told before."""
+        return self._model.news()
 
     def _schedule_by_urgency(self, now: float) -> None:
         """All decodes, then all prefill. Where a step has a limit, both for the latency class first, and then
@@ -270,24 +281,17 @@ class BatchScheduler:
                 self._population.park(sequence, *found)
                 return True
             if match.num_tokens(self.limits.block_size) == len(sequence.tokens):
+                sequence.cached_tokens = len(sequence.tokens)
                 self._finish(sequence, "stop")  # a Warm whose ids are all there
                 return True
             if self._budget.prefill_length(sequence, match.num_tokens(self.limits.block_size)) == 0:
                 return False
             if self._running.has_slot and self._start(sequence, match):
                 return True
-            victim = self._running.worst()
-            if victim is None or not self._gives_way(victim, sequence) or not self._may_preempt():
+            victim = self._running.who_gives_way(sequence, self._population.shares, pausing=self._pausing)
+            if victim is None or not self._may_preempt():
                 return False
             self._preempt(victim)
-
-    def _gives_way(self, victim: Sequence, sequence: Sequence) -> bool:
-        """A less urgent class gives up slot and blocks. Within a class a slot goes to who is earlier in the
-        order: a call that continues an application which came before. The paused one's blocks stay in the
-        tree, so it loses next to nothing."""
-        if victim.order[0] != sequence.order[0]:
-            return victim.order[0] > sequence.order[0]
-        return self._pausing and not self._running.has_slot and victim.order > sequence.order
 
     def _start(self, sequence: Sequence, match: Match) -> bool:
         """Take slot and blocks for the next chunk. Where memory is short, do without the partial block's
@@ -332,6 +336,7 @@ class BatchScheduler:
 
     def _batch(self) -> ScheduledBatch:
         self._step_id += 1
+        self._population.shares.charge_step(self._budget.chosen)
         batch, records = self._layout.build(self._step_id, self._budget.chosen)
         self._steps.append((self._step_id, records, (load_of(batch), self._pace.limit_ms)))
         self.tables.pool.begin_step(self._step_id)

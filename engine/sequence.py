@@ -20,7 +20,7 @@ from enum import Enum, auto
 from typing import Literal
 
 from engine.cache.radix_tree import Node
-from engine.types import Generate, Key, Objective, Salt, SamplingParams, Urgency, Warm
+from engine.types import Generate, Key, Objective, Salt, SamplingParams, TokenLogprobs, Urgency, Warm
 
 Order = tuple[int, Key, int]
 """(urgency, key, arrival): the smallest goes first; unique."""
@@ -60,6 +60,7 @@ class Sequence:
     num_scheduled: int = 0
     num_committed: int = 0
     cached_tokens: int | None = None  # of its first life
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # until they are reported
     suspect: bool = False  # was in a batch that failed: runs alone until it is known to be good
 
     blocks: list[int] = field(default_factory=list)
@@ -83,6 +84,11 @@ class Sequence:
         return len(self.tokens) - len(self.prompt_ids)
 
     @property
+    def tenant(self) -> bytes:
+        """What its own part of the tree is salted with."""
+        return self.salts[-1].value if self.salts else b""
+
+    @property
     def arrival(self) -> int:
         return self.own_order[2]
 
@@ -100,9 +106,20 @@ class Sequence:
         return self.prefill_end <= self.num_scheduled < self.max_tokens_total - 1
 
     @property
+    def scores_prompt(self) -> bool:
+        """Log-probabilities of its prompt are asked for, and not reported yet."""
+        return (
+            self.sampling is not None
+            and self.sampling.prompt_logprobs is not None
+            and len(self.tokens) == len(self.prompt_ids)
+        )
+
+    @property
     def reusable(self) -> int:
         """How many of its tokens need not be computed if they are cached: the last one's logits are
-        wanted."""
+        wanted, or all."""
+        if self.scores_prompt:
+            return 0
         return len(self.tokens) if self.sampling is None else len(self.tokens) - 1
 
     def append(self, token_id: int) -> Literal["stop", "length"] | None:

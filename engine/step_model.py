@@ -28,6 +28,14 @@ SUSTAINED = 8
 """So many outliers in a row are none."""
 
 
+ENOUGH = 16
+"""Steps from which on somebody else may be told what was learnt."""
+
+TELL_EVERY = 64
+NEWS = 0.1
+"""So many steps later it is told again if a typical step takes so much more or less by then."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What a step has to do. `kv_tokens`: keys that are read, those that are shared once."""
@@ -57,6 +65,8 @@ class StepModel:
         self._products = [0.0] * 4
         self._num_observed = 0
         self._num_surprises = 0
+        self._tell_at = ENOUGH
+        self._told = (0.0, 0.0, 0.0)
 
     @property
     def base_ms(self) -> float:
@@ -78,6 +88,17 @@ class StepModel:
     def predict(self, load: Load) -> float:
         """Milliseconds."""
         return _dot(self._coefficients, _features(load))
+
+    def news(self) -> tuple[float, float, float] | None:
+        """What whoever places work should know that was not told yet: (a, b, c) of a step that decodes."""
+        if self._num_observed < self._tell_at:
+            return None
+        self._tell_at = self._num_observed + TELL_EVERY
+        told, known = sum(self._told), sum(self._coefficients[:3])
+        if told and abs(known - told) <= NEWS * told:
+            return None
+        self._told = (self._coefficients[0], self._coefficients[1], self._coefficients[2])
+        return self.base_ms, self.per_sequence_ms, self.per_kv_token_ms
 
     def observe(self, load: Load, step_ms: float) -> None:
         """A step with this load took so long."""

@@ -67,6 +67,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     )
     allowed_token_ids: tuple[int, ...] | None = None  # only these may be chosen
     bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of ids that an output never has
+    prompt_logprobs: int | None = None  # as logprobs, of the prompt: what is cached of it is computed again
 
 
 class Salt(msgspec.Struct, frozen=True, array_like=True):
@@ -116,11 +117,18 @@ class Reprioritise(msgspec.Struct, frozen=True, tag=True):
 
 
 class Hint(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """When the KV of these ids is wanted next: steps from now, or None for never (evict it first)."""
+    """When some KV is wanted next: steps from now, or None for never (evict it first).
 
-    token_ids: tuple[int, ...]
+    Of `token_ids`, or where `id` is given of what that request had when it ended, its output included; only the
+    last few hundred that ended are remembered. It concerns the positions from `begin` up to `end` (None: all).
+    """
+
+    token_ids: tuple[int, ...] = ()
     salts: tuple[Salt, ...] = ()
     next_use: int | None = None
+    id: int | None = None
+    begin: int = 0
+    end: int | None = None
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
@@ -175,6 +183,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
     logprob: float
     top: tuple[TopLogprob, ...] = ()
+    rank: int | None = None  # 1: the likeliest; only of a prompt's tokens
 
 
 class TokenDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
@@ -183,7 +192,8 @@ class TokenDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
     `finish_reason` set: this is the request's last delta. A token that ended it (EOS, stop id) is in
     `stop_token_id` and not in `token_ids`. `cached_tokens` is how many prompt tokens were not computed,
     and is right from the first delta on. `error` is set with finish_reason "error". `queue_ms` comes with the first
-    token: how long the request waited in this engine until its first step.
+    token: how long the request waited in this engine until its first step; so does `prompt_logprobs`, where they
+    were asked for: of all tokens of the prompt but the first, which follows nothing.
     """
 
     id: int
@@ -194,6 +204,7 @@ class TokenDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
     logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
     queue_ms: float | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class StepReport(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
@@ -211,6 +222,9 @@ class StepReport(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     prefix_queries: int = 0  # prompt tokens of the sequences first scheduled in this step
     prefix_hits: int = 0  # how many of them were not computed
     shared_kv_bytes: int = 0  # KV bytes that grouped prefix attention did not read
+    step_times: tuple[float, float, float] | None = (
+        None  # ms: a step, a sequence in it, a KV token; when news
+    )
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -11,23 +11,23 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator
+from functools import partial
 
 import uvloop
 from aiohttp import web
 
 from server import logs
 from server.config import ServerConfig
-from server.http import admin, openai, semantic
+from server.http import admin, docs, messages, openai, responses, semantic
+from server.http.connection import listen
 from server.http.keys import CLIENT_TIMEOUT, SERVICE
+from server.http.live import LiveRequests
 from server.http.middleware import install
 from server.service import Service
 from server.tenant import KeyRing
 
 log = logging.getLogger(__name__)
 access = logging.getLogger("server.access")
-
-MAX_HEADER = 32 * 2**10
 
 
 def create_app(config: ServerConfig) -> web.Application:
@@ -44,14 +44,20 @@ def create_app(config: ServerConfig) -> web.Application:
     install(app, keys, open_metrics=config.open_metrics, observer=observe)
     app[SERVICE] = service
     app[CLIENT_TIMEOUT] = config.client_timeout
-    app.add_routes([*admin.routes(), *openai.routes(), *semantic.routes()])
+    live = LiveRequests()
+    app.add_routes(
+        [*admin.routes(), *docs.routes(), *openai.routes(live), *messages.routes(live), *semantic.routes()]
+    )
+    responses.install(app, live)
 
-    async def engines(_: web.Application) -> AsyncIterator[None]:
+    async def start(_: web.Application) -> None:
         service.start()
-        yield
+
+    async def end(_: web.Application) -> None:
         await service.close()
 
-    app.cleanup_ctx.append(engines)
+    app.on_startup.append(start)
+    app.on_shutdown.append(end)  # while there are connections: who waits is told that nothing will come
     return app
 
 
@@ -69,31 +75,25 @@ def run(config: ServerConfig) -> int:
 async def _serve(config: ServerConfig) -> int:
     app = create_app(config)
     # A client that leaves cancels its handler, and that aborts its generation: off by default in aiohttp.
-    runner = web.AppRunner(
-        app,
-        handle_signals=False,
-        handler_cancellation=True,
-        access_log=None,
-        max_line_size=MAX_HEADER,
-        max_field_size=MAX_HEADER,
-        shutdown_timeout=1.0,
-    )
+    runner = web.AppRunner(app, handle_signals=False, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
+    assert runner.server is not None, "it has been set up"
+    observer = partial(app[SERVICE].metrics.answered, "-", "malformed")
     try:
-        site = web.TCPSite(runner, config.host, config.port, backlog=1024)
-        await site.start()
+        listener = await listen(runner.server, config.host, config.port, config.client_timeout, observer)
     except OSError as error:
         await runner.cleanup()
         log.error("cannot listen on %s:%d (--host, --port): %s", config.host, config.port, error.strerror)
         return 1
-    _announce(runner, config)
+    _announce(listener, config)
     drained = await _until_ended(app[SERVICE], config.shutdown_grace)
+    listener.close()
     await runner.cleanup()
     return 0 if drained else 1
 
 
-def _announce(runner: web.AppRunner, config: ServerConfig) -> None:
-    port = runner.addresses[0][1]
+def _announce(listener: asyncio.Server, config: ServerConfig) -> None:
+    port = listener.sockets[0].getsockname()[1]
     log.info("listening on http://%s:%d (engines are loading)", config.host, port)
     if config.host not in ("127.0.0.1", "::1", "localhost") and not config.api_key and not config.keys:
         log.warning("anybody who can reach %s may use this server: set --api-key", config.host)

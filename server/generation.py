@@ -37,6 +37,7 @@ class TextDelta:
 
     `logprobs` aligns with `token_ids` when asked for. `stop_reason`: the stop string or the `stop_token_ids` member
     that ended it; None for the model's own end. `cached_tokens`: prompt tokens that were not computed.
+    `prompt_logprobs`: in the first one, where asked for, of all tokens of the prompt but the first.
     """
 
     text: str
@@ -45,12 +46,13 @@ class TextDelta:
     finish_reason: Literal["stop", "length"] | None = None
     stop_reason: str | int | None = None
     cached_tokens: int = 0
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class TextAssembler:
     """One generation's text. Owns what is held back: half a character, or the start of a stop string."""
 
-    __slots__ = ("_ids", "_logprobs", "_stop_ids", "_stream")
+    __slots__ = ("_ids", "_logprobs", "_prompt_logprobs", "_stop_ids", "_stream")
 
     def __init__(self, tokenizer: Tokenizer, params: GenerationParams) -> None:
         self._stream = TextStream(
@@ -63,11 +65,14 @@ class TextAssembler:
         self._stop_ids = frozenset(params.sampling.stop_token_ids)
         self._ids: tuple[int, ...] = ()
         self._logprobs: tuple[TokenLogprobs, ...] = ()
+        self._prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
     def feed(self, delta: TokenDelta) -> TextDelta | None:
         """None: nothing to show yet. Raises ApiError when the engine reports one for this request."""
         if delta.finish_reason == "error":
             raise engine_error(delta.error)
+        if delta.prompt_logprobs:
+            self._prompt_logprobs = delta.prompt_logprobs
         text = self._stream.push(delta.token_ids) if delta.token_ids else ""
         stopped = self._stream.stopped
         finish = delta.finish_reason
@@ -79,14 +84,15 @@ class TextAssembler:
             self._logprobs += delta.logprobs
             return None
         ids, logprobs = self._ids + delta.token_ids, self._logprobs + delta.logprobs
-        self._ids, self._logprobs = (), ()
+        scores, cached = self._prompt_logprobs, delta.cached_tokens
+        self._ids, self._logprobs, self._prompt_logprobs = (), (), ()
         if stopped is not None:
-            return TextDelta(text, ids, logprobs, "stop", stopped, delta.cached_tokens)
+            return TextDelta(text, ids, logprobs, "stop", stopped, cached, scores)
         reason: Literal["stop", "length"] | None = None
         if finish is not None:
             reason = "length" if finish == "length" else "stop"
         stop_id = delta.stop_token_id if delta.stop_token_id in self._stop_ids else None
-        return TextDelta(text, ids, logprobs, reason, stop_id, delta.cached_tokens)
+        return TextDelta(text, ids, logprobs, reason, stop_id, cached, scores)
 
 
 def engine_error(message: str | None) -> ApiError:

@@ -20,6 +20,7 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from engine.types import Ready, StepReport
@@ -40,9 +41,9 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.sum += seconds
+    def observe(self, seconds: float, times: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, seconds)] += times
+        self.sum += seconds * times
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative, as Prometheus wants them."""
@@ -99,15 +100,28 @@ class EngineLoad:
 LoadValue = Callable[[EngineLoad], float]
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A figure that somebody else owns, read when it is scraped."""
+
+    name: str
+    text: str
+    value: Callable[[], float]
+
+
 @dataclass(slots=True, eq=False)
 class Metrics(Collector):
-    """All figures of one server. `model` is the label that every series carries."""
+    """All figures of one server. `model` is the label that every series carries; `probes` are what it holds now."""
 
     model: str
+    probes: tuple[Probe, ...] = ()
     engines: dict[int, EngineLoad] = field(default_factory=dict)
     prompt_tokens: int = 0
     generation_tokens: int = 0
     finished: dict[str, int] = field(default_factory=lambda: {"stop": 0, "length": 0, "abort": 0, "error": 0})
+    eager_tokens: int = 0  # computed of calls that waited
+    eager_tokens_used: int = 0  # that were there when such a call ran
+    eager_dropped: int = 0  # requests for it that an engine gave up
     answers: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     time_to_first_token: Histogram = field(default_factory=lambda: Histogram(_SHORT))
     inter_token: Histogram = field(default_factory=lambda: Histogram(_SHORT))
@@ -124,6 +138,8 @@ class Metrics(Collector):
         """The scrape's body and content type."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
+        # Memory, CPU and open files of this process, under Prometheus's names.
+        ProcessCollector(registry=registry)
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
     def collect(self) -> Iterator[Metric]:
@@ -139,6 +155,8 @@ class Metrics(Collector):
             "num_requests_waiting", "Sequences waiting for a step.", lambda load: load.num_waiting
         )
         yield self._per_engine_gauge("kv_cache_usage_perc", "Share of KV blocks in use, 0..1.", _usage)
+        for probe in self.probes:
+            yield GaugeMetricFamily(f"parrot:{probe.name}", probe.text, probe.value())
 
     def _counters(self) -> Iterator[Metric]:
         yield self._counter("num_preemptions", "Sequences recomputed.", self._sum("preemptions"))
@@ -166,6 +184,12 @@ class Metrics(Collector):
         for (method, route, status), count in sorted(self.answers.items()):
             family.add_metric([method, route, str(status)], count)
         yield family
+        for name, text, value in (
+            ("eager_prefill_tokens", "Prompt tokens computed of calls that waited.", self.eager_tokens),
+            ("eager_prefill_tokens_used", "Those that the calls found.", self.eager_tokens_used),
+            ("eager_prefill_dropped", "Such work that was given up.", self.eager_dropped),
+        ):
+            yield CounterMetricFamily(f"parrot:{name}", text, value)
         family = CounterMetricFamily(
             "parrot:engine_deaths", "Engine processes that ended.", labels=["engine"]
         )
@@ -237,7 +261,8 @@ class RequestClock:
             return
         now = time.monotonic()
         if self._tokens:
-            self._metrics.inter_token.observe((now - self._last) / count)
+            # Each of them counts, so that the mean is time over tokens, as clients reckon.
+            self._metrics.inter_token.observe((now - self._last) / count, count)
         else:
             self._first_token(now, queue_ms)
             self._admission.started(self._spec.num_tokens, now)

@@ -23,8 +23,11 @@ from server.call_cache import CallCache
 from server.config import ServerConfig
 from server.errors import NotFound, Unavailable
 from server.generation import GenerationParams
-from server.metrics import Metrics
+from server.leases import leased
+from server.lengths import Lengths
+from server.metrics import Metrics, Probe
 from server.model_card import ModelCard, ModelError, resolve_model
+from server.placement import PlacementError, place_engines
 from server.sampling import SamplingModel
 from server.scheduler.app_scheduler import AppScheduler
 from server.scheduler.dispatcher import Dispatcher, Generation, Work
@@ -69,7 +72,14 @@ class Service:
             request_timeout_s=config.request_timeout,
         )
         self.calls = None if "call-dedup" in config.disable else CallCache()
+        self.disabled = frozenset(config.disable)
+        self.lengths = Lengths(off="length-prediction" in self.disabled)
         self.sessions = Sessions(self)
+        self.metrics.probes = (
+            Probe("generations", "Generations in flight.", lambda: self.dispatcher.num_tasks),
+            Probe("sessions", "Sessions that are open.", lambda: self.sessions.count),
+            Probe("event_loop_tasks", "Tasks of the server's event loop.", lambda: len(asyncio.all_tasks())),
+        )
         self._model: ModelCard | None = None
         self._tokenizer: Tokenizer | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -119,14 +129,15 @@ class Service:
         self._loading = asyncio.create_task(self._load(), name="load")
 
     async def close(self) -> None:
-        """End whatever runs, and the engines."""
+        """End whatever runs, and the engines; who still waits is told so."""
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
         await self.sessions.close()
+        self.dispatcher.end(_ending)
+        await self.dispatcher.pool.close()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.dispatcher.idle(), LEAVE_S)
-        await self.dispatcher.pool.close()
 
     async def drain(self) -> None:
         """Refuse new work from now on; returns when what runs has ended."""
@@ -152,7 +163,7 @@ class Service:
         Without a tenant: for what no engine has to do. `app`: the session that the work is for.
         """
         if self._draining:
-            raise Unavailable("The server is shutting down.", code="draining")
+            raise _ending()
         if self._tokenizer is None or self.failed:
             raise self._not_ready()
         if tenant is not None:
@@ -179,19 +190,27 @@ class Service:
         objective: Objective,
         request_id: str,
         index: int = 0,
+        program: str | None = None,
+        expected_tokens: int | None = None,
     ) -> AbstractAsyncContextManager[Generation]:
-        """One generation as an application of its own; leaving the context aborts it. Raises Unavailable."""
+        """One generation; leaving the context aborts it. Raises Unavailable.
+
+        An application of its own, or one more call of `program`, which others of the tenant have named too.
+        """
         self.admit()
         spec = TaskSpec(
             task_id=self.dispatcher.new_task_id(),
-            app=f"{tenant.id}/{request_id}",
+            app=f"{tenant.id}/{request_id if program is None else program}",
             tenant=tenant.id,
             order=index,
             num_tokens=len(prompt_ids),
             max_tokens=params.sampling.max_tokens,
             objective=objective,
+            expected_tokens=expected_tokens,
         )
         work = Work(spec, prompt_ids, params, (Salt(0, tenant.salt),))
+        if program is not None and "next-use-eviction" not in self.config.disable:
+            return leased(self.dispatcher, work, self.tokenizer)
         return self.dispatcher.generate(work, self.tokenizer)
 
     def stories(self, tenant: Tenant, id: str) -> dict[int, tuple[str, ...]]:
@@ -222,7 +241,7 @@ class Service:
             self._model = replace(model, max_model_len=limit)
             self._tokenizer = tokenizer
             log.info("ready: %s, up to %d tokens", ", ".join(model.served_names), limit)
-        except (ModelError, TokenizerError) as error:
+        except (ModelError, PlacementError, TokenizerError) as error:
             log.error("cannot serve: %s", error)
             self.unloadable.set()
 
@@ -243,18 +262,21 @@ class Service:
                 block_size=config.block_size,
                 kv_cache_memory=config.kv_cache_memory,
                 num_threads=config.num_threads,
-                cpu_cores=cores,
+                device=config.device,
+                visible_device=place.visible_device,
+                device_sharers=place.sharers,
+                gpu_memory_utilization=config.gpu_memory_utilization,
+                deterministic=config.deterministic,
+                cpu_cores=place.cores,
                 seed=config.seed,
                 disabled=frozenset(config.disable),
                 sim=sim,
             )
-            for cores in _shares_of_cores(config.engines)
+            for place in place_engines(
+                config, os.environ.get("CUDA_VISIBLE_DEVICES"), sorted(os.sched_getaffinity(0))
+            )
         ]
 
 
-def _shares_of_cores(engines: int) -> list[tuple[int, ...] | None]:
-    """Disjoint shares of this process's cores, so that engines do not run on each other's; one takes all."""
-    cores = sorted(os.sched_getaffinity(0))
-    if engines == 1 or len(cores) < engines:
-        return [None] * engines
-    return [tuple(cores[index::engines]) for index in range(engines)]
+def _ending() -> Unavailable:
+    return Unavailable("The server is shutting down.", code="draining")

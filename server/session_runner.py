@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -19,14 +21,19 @@ import msgspec
 from engine.types import Salt
 from server import logs
 from server.call_cache import CallCache, Flight, key_of
-from server.errors import ApiError, BadRequest
+from server.eager_prefill import EagerPrefill
+from server.errors import ApiError, BadRequest, DeadlineExceeded
+from server.foresight import Foresight
 from server.generation import GenerationParams, TextDelta
-from server.graph import prefix
+from server.graph import prefix, prepared
 from server.graph.objective import strictest
+from server.lengths import Lengths
 from server.scheduler.dispatcher import Dispatcher, Work
 from server.scheduler.events import TaskSpec
 from server.session.events import (
+    CallsSubmitted,
     Effects,
+    SessionClosed,
     SessionEvent,
     TaskFailed,
     TaskFinished,
@@ -43,8 +50,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PUBLIC_SALT = b"public"
-
 IDLE = ""
 """Rung in a session's subscriptions when nothing of it runs any more; no variable or call has this id."""
 
@@ -60,6 +65,10 @@ class Host(Protocol):
     def max_model_len(self) -> int: ...
     @property
     def calls(self) -> CallCache | None: ...
+    @property
+    def lengths(self) -> Lengths: ...
+    @property
+    def disabled(self) -> frozenset[str]: ...
 
 
 @dataclass(slots=True)
@@ -70,7 +79,10 @@ class _Running:
 
 @dataclass(slots=True)
 class _Output:
-    """What a generation has given so far. `shown`: characters that readers have seen, in this life or another."""
+    """What a generation has given so far. `shown`: characters that readers have seen, in this life or another.
+
+    `engine_id`: where it ran, if it did and was not read along.
+    """
 
     text: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -78,6 +90,8 @@ class _Output:
     truncated: bool = False
     length: int = 0
     shown: int = 0
+    engine_id: int | None = None
+    queue_ms: float | None = None
 
     def restart(self) -> None:
         """It is generated from the beginning once more, and will come to the same."""
@@ -105,6 +119,7 @@ class _Output:
             prompt_tokens=len(work.token_ids),
             completion_tokens=len(self.token_ids),
             cached_tokens=self.cached_tokens if cached_tokens is None else cached_tokens,
+            queue_ms=self.queue_ms,
         )
 
 
@@ -116,7 +131,10 @@ class SessionRunner:
         self.tenant = tenant
         self.subscriptions = Subscriptions()
         self._host = host
+        self._foresight = Foresight(session, tenant, host)
+        self._eager = EagerPrefill(session, tenant, host)
         self._running: dict[str, _Running] = {}
+        self._deadlines: dict[str, float] = {}
 
     @property
     def busy(self) -> bool:
@@ -125,6 +143,11 @@ class SessionRunner:
     def apply(self, event: SessionEvent) -> Effects:
         """The session's door, and all that follows from it. Synchronous."""
         effects = self.session.apply(event, time.time())
+        if isinstance(event, CallsSubmitted):
+            self._foresight.submitted(event)
+            self._eager.submitted(event)
+        self._foresight.changed(effects)
+        self._eager.changed(effects)
         for task in effects.aborted:
             if (running := self._running.pop(task.id, None)) is not None:
                 running.job.cancel()
@@ -133,8 +156,15 @@ class SessionRunner:
         for task in effects.reprioritised:
             if (running := self._running.get(task.id)) is not None:
                 self._host.dispatcher.reprioritise(running.number, task.objective, task.group)
+        if isinstance(event, SessionClosed):
+            self._foresight.closed()
+            self._eager.closed()
         self.subscriptions.ring(effects.changed)
         return effects
+
+    def limit(self, call_ids: Iterable[str], deadline: float) -> None:
+        """What has not ended of these calls at `deadline`, on the loop's clock, fails. Before they start."""
+        self._deadlines.update(dict.fromkeys(call_ids, deadline))
 
     async def idle(self) -> None:
         """Returns when nothing runs any more; what ends may have started something else."""
@@ -148,11 +178,14 @@ class SessionRunner:
 
     async def _run(self, task: Task, number: int) -> None:
         event: SessionEvent
+        output, context = _Output(), None
         logs.SESSION_ID.set(self.session.id)
         logs.CALL_ID.set(task.call.id)
         try:
-            context = await self._context(task)
-            event = await self._generate(task, self._work(task, number, context))
+            async with self._in_time(task):
+                context = await self._context(task)
+                event = await self._generate(task, self._work(task, number, context), output)
+            await self._prepare(task, event.text)
         except ApiError as error:
             event = TaskFailed(
                 task.id, error.info.message, error.info.code or "engine_error", error.info.type
@@ -163,9 +196,31 @@ class SessionRunner:
         finally:
             # Before its end is told: whoever is woken by it sees whether anything still runs.
             self._running.pop(task.id, None)
+        if output.engine_id is not None:
+            self._eager.started(task, output.cached_tokens)
         self.apply(event)
+        if context is not None and output.engine_id is not None and isinstance(event, TaskFinished):
+            self._foresight.generated(task, context, (output.engine_id, number), len(output.token_ids))
         if not self._running:
             self.subscriptions.ring((IDLE,))
+
+    @asynccontextmanager
+    async def _in_time(self, task: Task) -> AsyncIterator[None]:
+        """Raises DeadlineExceeded in the task when its program has taken too long."""
+        limit = asyncio.timeout_at(self._deadlines.get(task.call.id))
+        try:
+            async with limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded("Its program was not complete in time (--request-timeout).") from error
+
+    async def _prepare(self, task: Task, text: str) -> None:
+        """What its end will apply to its text, when that is much: on a thread."""
+        pending = prepared.pending(task, text)
+        if pending.size > prepared.MUCH:
+            self.session.graph.transforms.know(await asyncio.to_thread(pending.apply))
 
     async def _context(self, task: Task) -> prefix.Context:
         """Raises BadRequest, before it is tokenised, when the text can by no means fit."""
@@ -200,6 +255,9 @@ class SessionRunner:
             objective=task.objective,
             group=task.group,
             group_size=task.demand.group_size,
+            expected_tokens=min(self._foresight.at_most(task), params.sampling.max_tokens),
+            remaining_steps=self._foresight.remaining,
+            age_s=max(0.0, time.time() - task.call.created),
             prefix_hashes=prefix.prefix_hashes(context, self.tenant.salt),
             prefix_tokens=context.boundaries,
         )
@@ -208,14 +266,13 @@ class SessionRunner:
     def _salts(self, context: prefix.Context) -> tuple[Salt, ...]:
         """A public call shares its leading constant with everybody, what follows with its tenant."""
         if context.leading:
-            return (Salt(0, PUBLIC_SALT), Salt(context.leading, self.tenant.salt))
+            return (Salt(0, prefix.PUBLIC_SALT), Salt(context.leading, self.tenant.salt))
         return (Salt(0, self.tenant.salt),)
 
-    async def _generate(self, task: Task, work: Work) -> TaskFinished:
+    async def _generate(self, task: Task, work: Work, output: _Output) -> TaskFinished:
         """Lead, or follow who generates the very same; lead when that one has gone."""
         calls = self._host.calls
         key = key_of(self.tenant, work.token_ids, work.params) if calls is not None else None
-        output = _Output()
         while calls is not None and key is not None:
             flight = calls.find(key)
             if flight is None:
@@ -231,11 +288,13 @@ class SessionRunner:
     async def _lead(self, task: Task, work: Work, output: _Output, flight: Flight | None) -> None:
         output.restart()
         async with self._host.dispatcher.generate(work, self._host.tokenizer) as generation:
-            self.apply(TaskStarted(task.id, generation.engine_id))
+            why = self._host.dispatcher.why(work.spec.task_id)
+            self.apply(TaskStarted(task.id, generation.engine_id, why))
             async for delta in generation:
                 self._show(task, output, delta)
                 if flight is not None:
                     flight.add(delta)
+            output.engine_id, output.queue_ms = generation.engine_id, generation.queue_ms
 
     async def _follow(self, task: Task, output: _Output, flight: Flight) -> None:
         """Read along. The flight runs for the strictest of those who read it."""

@@ -8,6 +8,7 @@ event is `server.session`'s, running its tasks `server.session_runner`'s.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -43,7 +44,14 @@ class Sessions:
         self._store = SessionStore(Limits(), self._in_use)
         self._runners: dict[str, SessionRunner] = {}
         self._programs = Programs()
-        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.Handle | None = None
+        self._expires = (
+            math.inf
+        )  # on the loop's clock; uvloop's handle of what is due at once does not know it
+
+    @property
+    def count(self) -> int:
+        return len(self._runners)
 
     async def idle(self) -> None:
         """Returns when no session runs anything."""
@@ -54,7 +62,7 @@ class Sessions:
         if self._expiry is not None:
             self._expiry.cancel()
         for session_id in list(self._runners):
-            self._end(session_id)
+            self._end(session_id, "has ended with the server")
         await asyncio.sleep(0)
 
     # Sessions
@@ -126,6 +134,10 @@ class Sessions:
         await self._settled(runner, [ref], wait)
         return views.variable_info(runner.session.variable(ref))
 
+    def look_at_variable(self, tenant: Tenant, session_id: str, ref: str) -> wire.VariableInfo:
+        """As it is now, without asking for it."""
+        return views.variable_info(self._runner(tenant, session_id).session.variable(ref))
+
     def stream_variable(
         self,
         tenant: Tenant,
@@ -183,6 +195,8 @@ class Sessions:
             runner = self._add(session, tenant)
         program = Program(_new_id("prog"), tenant.id, runner, event, time.time())
         self._programs.add(program, key, body)
+        if (timeout := self._service.config.request_timeout) is not None:
+            runner.limit(program.call_ids, asyncio.get_running_loop().time() + timeout)
         runner.apply(event)
         return program
 
@@ -236,14 +250,14 @@ class Sessions:
         """One timer, for the earliest; `when` is wall time. A session that is used meanwhile is found alive."""
         loop = asyncio.get_running_loop()
         at = loop.time() + max(0.0, when - time.time())
+        if self._expires <= at:
+            return
         if self._expiry is not None:
-            if self._expiry.when() <= at:
-                return
             self._expiry.cancel()
-        self._expiry = loop.call_at(at, self._expire)
+        self._expires, self._expiry = at, loop.call_at(at, self._expire)
 
     def _expire(self) -> None:
-        self._expiry = None
+        self._expires, self._expiry = math.inf, None
         for session in self._store.expired(time.time()):
             self._end(session.id, "has expired")
         if (when := self._store.next_expiry(time.time())) is not None:

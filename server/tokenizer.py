@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from server.errors import BadRequest
 from server.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
+
+LOOKAHEAD = 4
+"""Characters: the rules of pre-tokenizers that look ahead look for endings like 're or 'll."""
 
 LONG_TEXT = 2_000
 """Characters from which a text is worth encoding on a thread; the library releases the GIL."""
@@ -81,6 +84,19 @@ class TokenizerError(Exception):
     """The folder has no tokenizer that can be used; the message says what is missing."""
 
 
+class _Beginnings:
+    """The proper beginnings of some words."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self._beginnings = {word[:length] for word in words for length in range(1, len(word))}
+        self._longest = max(map(len, self._beginnings), default=0)
+
+    def beginning_at_end_of(self, text: str) -> int:
+        """How long the longest one is that `text` ends with."""
+        lengths = range(min(self._longest, len(text)), 0, -1)
+        return next((length for length in lengths if text[-length:] in self._beginnings), 0)
+
+
 class Tokenizer:
     """Text to ids and back.
 
@@ -100,6 +116,7 @@ class Tokenizer:
         self._rust = rust
         self._continuing = _without_dummy_prefix(rust)
         self._chat_template = chat_template
+        self._specials = _Beginnings(token.content for token in rust.get_added_tokens_decoder().values())
         self.vocabulary = Vocabulary(rust)
         self.vocab_size: int = rust.get_vocab_size()
         self.longest_token = max(map(len, rust.get_vocab()), default=1)  # in characters: no token covers more
@@ -134,6 +151,31 @@ class Tokenizer:
         """The ids of text that continues other text: nothing is put before or after it."""
         return _encode(self._continuing, text, False)
 
+    def encode_settled(
+        self, text: str, *, continues: bool = False, add_special_tokens: bool = True
+    ) -> list[int]:
+        """Those leading ids of `text` that stay the same whatever text comes after it.
+
+        A token is a function of its pre-token. The last pre-token may grow; so may one that ends just before the
+        end, because a pre-tokenizer's rules look a few characters ahead; and so may all of a trailing run of white
+        space, or of what may be the beginning of a special token.
+        """
+        end = len(text) - self._specials.beginning_at_end_of(text)
+        text = text[:end].rstrip()
+        rust = self._continuing if continues else self._rust
+        found = rust.encode_batch([text], add_special_tokens=add_special_tokens and not continues)[0]
+        words, offsets = found.word_ids, found.offsets
+        last = max((word for word in words if word is not None), default=None)
+        count = 0
+        for index, (word, (_, stop)) in enumerate(zip(words, offsets, strict=True)):
+            if word is None:
+                continue  # the post-processor's; one that ends the text comes after all words
+            if word == last or stop > len(text) - LOOKAHEAD:
+                break
+            if words[index + 1] != word:
+                count = index + 1
+        return list(found.ids[:count])
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         text: str = self._rust.decode(list(ids), skip_special_tokens=skip_special_tokens)
         return text
@@ -164,7 +206,7 @@ class Tokenizer:
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
-        template_kwargs: Mapping[str, bool] | None = None,
+        template_kwargs: Mapping[str, bool | str] | None = None,
         tools: Sequence[Mapping[str, object]] | None = None,
     ) -> str:
         """The text of a conversation; encode it with `add_special_tokens=False`. Raises BadRequest."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from engine.cache.block_pool import BlockPool
 from engine.cache.edges import edge
-from engine.cache.radix_tree import Match, RadixTree
+from engine.cache.radix_tree import Match, Node, RadixTree
 from engine.sequence import Sequence
 
 
@@ -64,15 +64,16 @@ class BlockTables:
             sequence.blocks_changed = True
         return len(sequence.blocks) * self._size
 
-    def publish(self, sequence: Sequence, *, partial: bool = False) -> bool:
-        """Put the committed full blocks in the tree, and if `partial` the begun one too. True: the sequence
-        moved to blocks that the tree had already."""
+    def publish(self, sequence: Sequence, *, partial: bool = False, up_to: int | None = None) -> bool:
+        """Put the committed full blocks in the tree, and if `partial` the begun one too; of the first `up_to`
+        tokens only, where that is given. True: the sequence moved to blocks that the tree had already."""
         if not self._caching:
             return False
         assert sequence.node is not None
         size, moved, tokens = self._size, False, sequence.tokens
+        committed = sequence.num_committed if up_to is None else min(sequence.num_committed, up_to)
         at = sequence.num_published * size
-        while at + size <= sequence.num_committed:
+        while at + size <= committed:
             index = sequence.num_published
             key = edge(tokens, at, at + size, sequence.salts)
             node = self.tree.add(sequence.node, key, sequence.blocks[index])
@@ -84,10 +85,18 @@ class BlockTables:
             sequence.node = node
             sequence.num_published += 1
             at += size
-        if partial and at < sequence.num_committed:
-            key = edge(tokens, at, sequence.num_committed, sequence.salts)
+        if partial and at < committed:
+            key = edge(tokens, at, committed, sequence.salts)
             self.tree.add(sequence.node, key, sequence.blocks[sequence.num_published])
         return moved
+
+    def leaf(self, sequence: Sequence) -> Node | None:
+        """The last node of what a sequence has published; None: nothing."""
+        at, node = sequence.num_published * self._size, sequence.node
+        if node is None:
+            return None
+        rest = edge(sequence.tokens, at, sequence.num_committed, sequence.salts)
+        return node.children.get(rest) or (node if node is not self.tree.root else None)
 
     def copied(self, sequence: Sequence) -> None:
         """The step that copies has been scheduled (or will never be): let go of the source."""

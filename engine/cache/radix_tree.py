@@ -135,11 +135,19 @@ class RadixTree:
         match = self.match(tokens, salts, len(tokens))
         if next_use is None and match.partial is not None and match.partial_tokens < match.partial.num_tokens:
             return  # it is extended inside of its last block
+        self.hint_path(match.partial or match.node, next_use)
+
+    def hint_path(self, leaf: Node, next_use: int | None, begin: int = 0, end: int | None = None) -> None:
+        """The same for what lies on the path down to `leaf`, as far as it is still there, from position `begin`
+        up to `end`. A block that begins before `begin` is not released, one that begins before `end` is wanted."""
+        path = list(self._upwards(self._last_kept(leaf)))
         own_children = 0
-        for node in self._upwards(match.partial or match.node):
+        for depth, node in zip(range(len(path) - 1, -1, -1), path, strict=True):
+            start = depth * self._block_size
             if next_use is not None:
-                self._want(node, next_use)
-            elif len(node.children) > own_children:
+                if start >= begin and (end is None or start < end):
+                    self._want(node, next_use)
+            elif start < begin or len(node.children) > own_children:
                 break
             else:
                 node.rank = RELEASED
@@ -201,6 +209,12 @@ class RadixTree:
         self._pool.forget(node.block)
         if node.parent is not self.root:
             self._offer(node.parent)
+
+    def _last_kept(self, node: Node) -> Node:
+        """`node`, or what is left of the path to it: leaves go first."""
+        while node.parent is not None and self._nodes.get(node.block) is not node:
+            node = node.parent
+        return node
 
     def _upwards(self, node: Node) -> Iterator[Node]:
         while node.parent is not None:

@@ -70,9 +70,11 @@ def time_threads(most: int, step: Callable[[int], None], choice: ThreadChoice) -
             if seconds < _WORTH * best_time:
                 best, best_time = threads, seconds
         choices.append((until, best))
-    timed = ", ".join(f"{threads} up to {rows} rows" for rows, threads in choices[: len(PROBES) - 1])
-    logger.info("threads: %s", f"{timed}, then {choices[-1][1] if len(choices) == len(PROBES) else most}")
-    return ThreadChoice(tuple(choices), most)
+    chosen = ThreadChoice(tuple(choices), most)
+    timed = [f"{threads} up to {limit} rows" for limit, threads in choices[: len(PROBES) - 1]]
+    beyond = choices[-1][1] if len(choices) == len(PROBES) else most
+    logger.info("threads: %s", ", ".join([*timed, f"{beyond} beyond" if timed else f"{beyond}, not timed"]))
+    return chosen
 
 
 def _typical_time(

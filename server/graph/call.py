@@ -13,6 +13,7 @@ garbage collector need not look at them), and the state that `CallGraph` alone c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -76,13 +77,30 @@ class CallSpec(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 @dataclass(slots=True)
 class Progress:
-    """When things happened to a task (seconds since the epoch), and what it took."""
+    """When things happened to a task (seconds since the epoch), and what it took.
+
+    `reason`: why it went to this engine. `queue_ms`: how long it waited there until its first step.
+    """
 
     ready: float | None = None
     started: float | None = None
     finished: float | None = None
     engine: int | None = None
+    reason: str | None = None
+    queue_ms: float | None = None
     usage: wire.Usage = NO_USAGE
+
+    @property
+    def began(self) -> float | None:
+        """Its first step, as far as it is known: before its end only when an engine took it."""
+        return None if self.started is None else self.started + (self.queue_ms or 0.0) / 1e3
+
+    @property
+    def queued_ms(self) -> float | None:
+        """From its inputs being there, for a place and then in the engine."""
+        if self.ready is None or self.began is None:
+            return None
+        return round((self.began - self.ready) * 1e3, 3)
 
 
 @dataclass(slots=True, eq=False)
@@ -151,6 +169,42 @@ class Task:
             else:
                 pieces.append(Fill(self.call.filled[segment.name], is_variable=True))
         return tuple(pieces)
+
+    def known_context(self, *, streamed: bool) -> tuple[Fill | Kept, ...]:
+        """What its context begins with, as far as that is known while it waits. `streamed`: with the text so far of
+        an input that is being generated and goes in as it is."""
+        pieces: list[Fill | Kept] = []
+        outputs = iter(self.call.tasks)
+        inputs = {item.name: item for item in self.call.spec.inputs}
+        variables = {variable.id: variable for variable in self._all_reads()}
+        for segment in self.call.spec.segments[: self.end]:
+            if isinstance(segment, Constant):
+                pieces.append(Fill(segment.text))
+            elif isinstance(segment, Output):
+                if (kept := next(outputs).kept) is None:
+                    break
+                pieces.append(kept)
+            elif segment.name in self.call.filled:
+                pieces.append(Fill(self.call.filled[segment.name], is_variable=True))
+            else:
+                item = inputs[segment.name]
+                variable = variables[item.variable]
+                if item.transforms is None and variable.state == "ready":
+                    pieces.append(Fill(variable.value or "", is_variable=True))
+                    continue
+                if (
+                    streamed
+                    and item.transforms is None
+                    and variable.state == "running"
+                    and variable.is_streamed
+                ):
+                    pieces.append(Fill(variable.since(0), is_variable=True))
+                break
+        return tuple(pieces)
+
+    def _all_reads(self) -> Iterator[SemanticVariable]:
+        for task in self.call.tasks[: self.index + 1]:
+            yield from task.reads
 
     def context_size(self) -> int:
         """Characters of the context's text."""

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from engine.types import Objective
 from parrot import wire
 from server.errors import NotFound
-from server.graph import objective, transform
+from server.graph import objective
 from server.graph.call import Call, CallSpec, Task, VariableSpec
 from server.graph.objective import Demand
 from server.graph.order import Orders, reads
 from server.graph.prefix import Kept
+from server.graph.prepared import Transforms
 from server.graph.template import Output
 from server.graph.transform import TransformError
 from server.graph.variable import Failure, SemanticVariable
@@ -61,6 +62,7 @@ class CallGraph:
     calls: dict[str, Call] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     size: int = 0
+    transforms: Transforms = field(default_factory=Transforms)
 
     def find(self, ref: str) -> SemanticVariable | None:
         """By name or id."""
@@ -123,13 +125,13 @@ class CallGraph:
         self._request(self.variables[id], wanted, changes)
         return changes
 
-    def start(self, id: str, engine: int | None, now: float) -> Changes:
-        """Also when a task starts over on another engine."""
+    def start(self, id: str, engine: int | None, now: float, reason: str | None = None) -> Changes:
+        """Also when a task starts over on another engine. `reason`: why there."""
         changes = Changes()
         task = self.tasks.get(id)
         if task is None or task.ended:
             return changes
-        task.progress.engine = engine
+        task.progress.engine, task.progress.reason = engine, reason
         if task.state != "running":
             task.state = task.output.state = "running"
             task.progress.started = now
@@ -145,13 +147,15 @@ class CallGraph:
             changes.variables[task.output.id] = None
         return changes
 
-    def finish(self, id: str, kept: Kept, usage: wire.Usage, now: float) -> Changes:
-        """`kept`: the output as generated; its transforms make the value of it."""
+    def finish(
+        self, id: str, kept: Kept, usage: wire.Usage, now: float, queue_ms: float | None = None
+    ) -> Changes:
+        """`kept`: the output as generated; its transforms make the value of it. `queue_ms`: see Progress."""
         changes = Changes()
         task = self.tasks.get(id)
         if task is None or task.ended:
             return changes
-        task.kept, task.progress.usage = kept, usage
+        task.kept, task.progress.usage, task.progress.queue_ms = kept, usage, queue_ms
         task.state = "done"
         self._end(task, now, changes)
         failure = self._assign(task, kept.text)
@@ -287,7 +291,7 @@ class CallGraph:
             value = read[item.variable].value or ""
             try:
                 call.filled[item.name] = (
-                    transform.parse(item.transforms).apply(value) if item.transforms else value
+                    self.transforms.apply(item.transforms, value) if item.transforms else value
                 )
             except TransformError as error:
                 message = f"the input {item.name!r} cannot be transformed: {error}"
@@ -300,7 +304,7 @@ class CallGraph:
     def _assign(self, task: Task, text: str) -> Failure | None:
         variable, transforms = task.output, task.spec.transforms
         try:
-            value = transform.parse(transforms).apply(text) if transforms else text
+            value = self.transforms.apply(transforms, text) if transforms else text
         except TransformError as error:
             return Failure(
                 variable.name, f"the output cannot be transformed: {error}", "transform_failed", task.call.id

@@ -23,12 +23,18 @@ from typing import Protocol
 
 _HASH_BYTES = 16
 
+PUBLIC_SALT = b"public"
+"""Of blocks that all tenants share."""
+
 
 class Codec(Protocol):
     """The part of a tokenizer that this needs."""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
     def encode_continuation(self, text: str) -> list[int]: ...
+    def encode_settled(
+        self, text: str, *, continues: bool = False, add_special_tokens: bool = True
+    ) -> list[int]: ...
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
     def token_bytes(self, id: int) -> bytes: ...
 
@@ -57,11 +63,13 @@ Piece = Fill | Kept
 class Context:
     """`boundaries`: ascending positions in `token_ids` where a constant or a variable ends, the end included.
 
-    `leading`: so many ids follow from the leading constant alone; 0 unless it was asked for.
+    `ends`: where each piece ends. `leading`: so many ids follow from the leading constant alone; 0 unless it was
+    asked for.
     """
 
     token_ids: tuple[int, ...]
     boundaries: tuple[int, ...]
+    ends: tuple[int, ...] = ()
     leading: int = 0
 
 
@@ -72,6 +80,7 @@ def canonical(pieces: Sequence[Piece], codec: Codec, *, chat: bool, public: bool
     """
     ids: list[int] = []
     boundaries: set[int] = set()
+    piece_ends: list[int] = []
     rest = ""
     for number, (fills, output) in enumerate(_runs(pieces)):
         texts = [rest, *(fill.text for fill in fills)]
@@ -81,14 +90,32 @@ def canonical(pieces: Sequence[Piece], codec: Codec, *, chat: bool, public: bool
         )
         ends = _positions(found, texts, codec)
         boundaries.update(len(ids) + end for end in (ends if number else ends[1:]))
+        piece_ends += [len(ids) + end for end in ends[1:]]
         ids += found
         rest = ""
         if output is not None:
             kept, rest = _kept(output, codec)
             ids += kept
             boundaries.add(len(ids))
+            piece_ends.append(len(ids))
     leading = _leading(ids, pieces, codec, chat) if public else 0
-    return Context(tuple(ids), tuple(sorted(boundaries - {0})), leading)
+    return Context(tuple(ids), tuple(sorted(boundaries - {0})), tuple(piece_ends), leading)
+
+
+def settled(pieces: Sequence[Piece], codec: Codec, *, chat: bool) -> tuple[int, ...]:
+    """Of a context that is known only so far: the ids that it begins with whatever comes after `pieces`."""
+    *runs, (fills, _) = _runs(pieces)
+    ids: list[int] = []
+    rest = ""
+    if runs:
+        closed = sum(len(fills) + 1 for fills, _ in runs)
+        ids += canonical(pieces[:closed], codec, chat=chat).token_ids
+        last = runs[-1][1]
+        assert last is not None, "an output ends every run but the last"
+        rest = _kept(last, codec)[1]
+    text = rest + "".join(fill.text for fill in fills)
+    ids += codec.encode_settled(text, continues=bool(runs), add_special_tokens=not chat)
+    return tuple(ids)
 
 
 def prefix_hashes(context: Context, salt: bytes) -> tuple[bytes, ...]:

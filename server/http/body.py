@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from server.errors import BadRequest, TooLarge, TooSlow
+from server.http.body_values import check_values
 from server.http.keys import CLIENT_TIMEOUT
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ async def read_optional(request: web.Request, type_: type[T], absent: T) -> T:
 
 
 def decode(data: bytes, type_: type[T]) -> T:
+    """Raises BadRequest, TooLarge."""
+    check_values(data)
     try:
         value = msgspec.json.decode(data, type=type_)
     except msgspec.ValidationError as error:

@@ -4,28 +4,29 @@ Source: Algorithm 1 of OSDI'24 "Parrot": in the order of the keys (`entry`), eac
 `policy` finds the best place.
 
     TaskReady --> queued --(placed at once, or held back)--> placed --> TaskFinished | TaskCancelled
-                    ^------------- EngineDown ----------------|
+                    ^------ orphaned <---- EngineDown --------|
 
 Engines keep queues of their own in the same order, so nothing is gained by keeping a task here but its choice of an
 engine. A task is held back only where several engines are up, none of them could start it now, and it would be the
 last in the queue of each; at most `hold_tokens` of prompts for each engine, and never longer than MAX_HOLD_S.
 
 Responsible for: placements, keys and ageing. Pure: the same events give the same actions; an event costs
-O(log n + engines) for each task that it places, MAX_PLACED at most. Leaves carrying it out to the dispatcher, and
+O(log n + engines) for each task that it places, MAX_PLACED at most; of the tasks of an engine that went down,
+MAX_ADOPTED are queued again with each event. Leaves carrying it out to the dispatcher, and
 what runs in a step to each engine.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from itertools import islice
 
 import msgspec
 
 from server.scheduler.ageing import Ageing
 from server.scheduler.applications import Applications
 from server.scheduler.cost import Engine, Fit
-from server.scheduler.entry import PATIENCE_S, Entry, Group, due
+from server.scheduler.entry import HEAD_START_S, PATIENCE_S, Entry, Group, due, slack
 from server.scheduler.events import (
     Abort,
     Action,
@@ -44,15 +45,17 @@ from server.scheduler.events import (
 )
 from server.scheduler.groups import Groups
 from server.scheduler.policy import Choice, PlacementPolicy
+from server.scheduler.stories import Stories
 from server.scheduler.task_queue import TaskQueue
 
-FEATURES = ("affinity", "task-groups", "app-fifo", "step-limits", "ageing", "hold-back")
+FEATURES = ("affinity", "task-groups", "app-fifo", "step-limits", "ageing", "hold-back", "srpt")
 """What `disabled` knows. Without any of them: requests in the order they come, each on the least loaded engine."""
 
-MAX_STORIES = 1000  # of tasks that have ended
-MAX_OFFERS = 16  # of engines to tasks that find no place, in one event
-MAX_PLACED = 64  # in one event; the next ones go on, and whoever got tasks reports
+MAX_OFFERS = 6  # of engines to tasks that find no place, in one event
+MAX_PLACED = 8  # in one event, about half a millisecond; a Resume goes on
+MAX_ADOPTED = 16  # orphaned tasks that get into the queue again, in one event
 MAX_HOLD_S = 1.0
+TYPICAL_STEP_MS = 10.0  # of an engine that was not calibrated yet
 LOOK_AGAIN_S = 0.1  # an engine's load alone lets the queue be looked at no more often
 
 
@@ -78,6 +81,7 @@ class AppScheduler:
         self._hold_tokens = 0 if "hold-back" in disabled else hold_tokens
         self._entries: dict[int, Entry] = {}
         self._queue = TaskQueue()
+        self._orphans: dict[int, int] = {}  # and the engine that went down
         self._engines: dict[int, Engine] = {}
         self._apps = Applications()
         self._groups = Groups()
@@ -85,26 +89,45 @@ class AppScheduler:
             self._engines, self._queue, self._apps, self._groups, disabled, latency_limit_ms
         )
         self._ageing = Ageing(math.inf if "ageing" in disabled else patience_s)
-        self._ended: OrderedDict[int, tuple[str, ...]] = OrderedDict()
+        self._stories = Stories(self._entries)
         self._num_ready = 0
+        self._step_ms = TYPICAL_STEP_MS
         self._look_again = -math.inf
 
     @property
     def num_queued(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self._orphans)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a Resume should come as soon as others have had their turn."""
+        return bool(self._orphans or (self._queue and self._engines and self._look_again == -math.inf))
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """What follows from `event`, in the order to carry it out. `now` never goes back."""
         actions = self._take(event, now)
         actions += self._age(now)
+        self._adopt()
         if self._queue and (now >= self._look_again or not isinstance(event, EngineLoad)):
             actions += self._drain(now)
         return actions
 
     def story(self, task_id: int) -> tuple[str, ...]:
         """What happened to a task and why; of the tasks that have ended, the last thousand are remembered."""
-        entry = self._entries.get(task_id)
-        return tuple(entry.story) if entry is not None else self._ended.get(task_id, ())
+        return self._stories.of(task_id)
+
+    def why(self, task_id: int) -> str | None:
+        """Why a task is where it was placed last; None: nowhere, or long ago."""
+        return self._stories.why(task_id)
+
+    def place_ahead(self, app: str) -> int | None:
+        """Where an application's prompts are best computed before they are complete: where its last task went, as
+        that is where the next one goes if all else is equal. None: no engine has nothing better to do."""
+        idle = [engine for engine in self._engines.values() if not engine.num_waiting]
+        last = self._apps.last_engine(app)
+        return min(
+            ((engine.id != last, len(engine.tasks), engine.id) for engine in idle), default=(0, 0, None)
+        )[2]
 
     def _take(self, event: Event, now: float) -> list[Action]:
         match event:
@@ -133,9 +156,10 @@ class AppScheduler:
             spec = msgspec.structs.replace(spec, prefix_hashes=(), prefix_tokens=())
         app = self._apps.enter(spec.app, now)
         self._num_ready += 1
-        arrival, arrived = app.arrival, app.arrived
+        arrival, arrived = app.arrival, max(app.arrived, now - spec.age_s - HEAD_START_S)
         if "app-fifo" in self._disabled:
             arrival, arrived = self._num_ready, now
+        slack_s = 0.0 if "srpt" in self._disabled else slack(spec, self._step_ms)
         entry = Entry(
             spec,
             arrival,
@@ -143,7 +167,8 @@ class AppScheduler:
             self._group(spec, spec.group),
             arrived=arrived,
             since=now,
-            due=due(spec.objective, arrived, now),
+            due=due(spec.objective, arrived, now, slack_s),
+            slack_s=slack_s,
         )
         entry.tell(
             now, f"ready: app {spec.app}, {spec.num_tokens} tokens, urgency {spec.objective.urgency.name}"
@@ -172,7 +197,7 @@ class AppScheduler:
         self._groups.enter(group)
         self._groups.leave(entry.group)
         if wanted.within_ms != entry.objective.within_ms:
-            entry.due = due(wanted, entry.arrived, now)
+            entry.due = due(wanted, entry.arrived, now, entry.slack_s)
         entry.objective, entry.group = wanted, group
         entry.tell(now, f"objective: {wanted.urgency.name}, step limit {wanted.step_limit_ms}")
         if not entry.can_age:
@@ -188,13 +213,22 @@ class AppScheduler:
             self._engines[event.engine_id] = Engine(event)
         else:
             engine.set_up(event)
+        if event.calibration is not None:
+            self._step_ms = event.calibration.step_ms(1)
 
     def _engine_down(self, engine_id: int, now: float) -> None:
         engine = self._engines.pop(engine_id, None)
-        for task_id in engine.tasks if engine is not None else ():
+        if engine is None:
+            return
+        for task_id in engine.in_order():
             entry = self._entries[task_id]
             entry.engine_id, entry.since = None, now
-            entry.tell(now, f"engine {engine_id} went down")
+            self._orphans[task_id] = engine_id
+
+    def _adopt(self) -> None:
+        for task_id in list(islice(self._orphans, MAX_ADOPTED)):
+            engine_id, entry = self._orphans.pop(task_id), self._entries[task_id]
+            entry.tell(entry.since, f"engine {engine_id} went down")
             self._queue.add(entry)
 
     def _note_load(self, event: EngineLoad, now: float) -> None:
@@ -214,11 +248,13 @@ class AppScheduler:
 
     def _unqueue(self, entry: Entry) -> None:
         """Before its key or group changes."""
-        if entry.engine_id is None:
+        if entry.engine_id is None and entry.id not in self._orphans:
             self._queue.remove(entry)
 
     def _rekeyed(self, entry: Entry) -> list[Action]:
         """After that."""
+        if entry.id in self._orphans:
+            return []
         if entry.engine_id is None:
             self._queue.add(entry)
             return []
@@ -281,24 +317,24 @@ class AppScheduler:
         entry = self._entries.pop(task_id, None)
         if entry is None:
             return
-        if entry.engine_id is None:
-            self._queue.remove(entry)
-        else:
+        self._unqueue(entry)
+        self._orphans.pop(task_id, None)
+        if entry.engine_id is not None:
             self._engines[entry.engine_id].remove(task_id)
         self._apps.leave(entry.spec.app)
         self._groups.leave(entry.group)
         self._ageing.forget(task_id)
         entry.tell(now, how)
-        self._ended[task_id] = tuple(entry.story)
-        if len(self._ended) > MAX_STORIES:
-            self._ended.popitem(last=False)
+        self._stories.end(entry)
 
     def _group(self, spec: TaskSpec, name: str | None) -> Group | None:
         return None if name is None or "task-groups" in self._disabled else (spec.app, name)
 
     def check_invariants(self) -> None:
         entries = self._entries.values()
-        queued = [entry for entry in entries if entry.engine_id is None]
+        waiting = [entry for entry in entries if entry.engine_id is None]
+        queued = [entry for entry in waiting if entry.id not in self._orphans]
+        assert len(waiting) - len(queued) == len(self._orphans)
         self._queue.check_invariants(queued)
         self._apps.check_invariants(entry.spec.app for entry in entries)
         self._groups.check_invariants(entry.group for entry in entries)

@@ -34,6 +34,10 @@ class Applications:
     def __getitem__(self, name: str) -> App:
         return self._apps[name]
 
+    def last_engine(self, name: str) -> int | None:
+        app = self._apps.get(name)
+        return None if app is None else app.engine_id
+
     def enter(self, name: str, now: float) -> App:
         """One more task of it."""
         app = self._apps.get(name)

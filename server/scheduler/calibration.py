@@ -17,6 +17,10 @@ class StepModel(msgspec.Struct, frozen=True, tag=True):
     b: float
     c: float
 
+    def step_ms(self, num_sequences: int) -> float:
+        """Of a step with short sequences."""
+        return self.a + self.b * num_sequences
+
     def capacity(self, limit_ms: float, num_sequences: int) -> int | None:
         """KV tokens with which so many sequences keep the limit; 0: not even without. None: any number."""
         left = limit_ms - self.a - self.b * num_sequences
@@ -29,6 +33,10 @@ class CapacityTable(msgspec.Struct, frozen=True, tag=True):
     """`points`: (limit in ms, the largest measured number of tokens whose p90 step keeps it)."""
 
     points: tuple[tuple[float, int], ...]
+
+    def step_ms(self, num_sequences: int) -> float:
+        """Of the smallest load that was measured."""
+        return min((limit for limit, _ in self.points), default=0.0)
 
     def capacity(self, limit_ms: float, num_sequences: int) -> int | None:
         """The measured loads have had so many sequences as they had; the number makes no difference here."""

@@ -97,6 +97,10 @@ class Engine:
         """Tokens to compute of the tasks that are as urgent, or more."""
         return sum(self._fresh[: urgency + 1])
 
+    def in_order(self) -> list[int]:
+        """Its tasks, by their keys, which end with the task's id."""
+        return [key[-1] for key in self._keys]
+
     def is_last(self, key: Key) -> bool:
         """Whether nothing placed here comes after it."""
         return not self._keys or self._keys[-1] < key

@@ -12,18 +12,20 @@ import itertools
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
-from engine.types import Objective, Ready, StepReport
+from engine.types import Objective, Ready, Salt, StepReport, Warm
 from server.admission import Admission
 from server.errors import ApiError, DeadlineExceeded, Unavailable
 from server.generation import TextAssembler
 from server.metrics import EngineLoad, Metrics, RequestClock
 from server.scheduler import events
 from server.scheduler.app_scheduler import AppScheduler
+from server.scheduler.calibration import StepModel
 from server.scheduler.engine_pool import EnginePool, PoolListener
 from server.scheduler.lives import Generation, Work
+from server.scheduler.warming import Warming
 from server.tokenizer import Tokenizer
 
 __all__ = ["Dispatcher", "Generation", "Work"]
@@ -56,6 +58,8 @@ class Dispatcher:
         self._live: dict[int, Generation] = {}
         self._trial = asyncio.Lock()
         self._recent: OrderedDict[tuple[str, str], deque[int]] = OrderedDict()
+        self._warming = Warming(metrics)
+        self._resuming: asyncio.Handle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -70,13 +74,42 @@ class Dispatcher:
         """Returns when no task is in flight."""
         await self._idle.wait()
 
+    def end(self, error: Callable[[], ApiError]) -> None:
+        """What is in flight is placed nowhere any more: when its engine has gone, it raises an error of its own."""
+        for generation in self._live.values():
+            generation.fail(error())
+
     def stories(self, tenant: str, app: str) -> dict[int, tuple[str, ...]]:
         """What happened to the last tasks of an application, as far as it is remembered; by task id."""
         told = {id: self._scheduler.story(id) for id in self._recent.get((tenant, app), ())}
         return {id: lines for id, lines in told.items() if lines}
 
+    def why(self, task_id: int) -> str | None:
+        """Why it is where it is."""
+        return self._scheduler.why(task_id)
+
     def reprioritise(self, task_id: int, objective: Objective, group: str | None) -> None:
         self._handle(events.ObjectiveChanged(task_id, objective, group))
+
+    def warm(self, app: str, token_ids: tuple[int, ...], salts: tuple[Salt, ...]) -> int | None:
+        """Compute the KV of these ids when there is nothing better to do. None: nobody has time for it."""
+        engine_id = self._scheduler.place_ahead(app)
+        if engine_id is None:
+            return None
+        request_id = self.new_task_id()
+        self.pool.warm(engine_id, Warm(request_id, token_ids, salts=salts))
+        self._warming.asked(request_id, engine_id, len(token_ids))
+        return request_id
+
+    def cool(self, request_id: int) -> None:
+        """It is of no more use."""
+        if (engine_id := self._warming.where(request_id)) is not None:
+            self.pool.abort(engine_id, request_id)
+            self._warming.called_off(request_id)
+
+    def warmed(self, request_ids: Iterable[int], cached_tokens: int) -> None:
+        """Whom it was for has run, and found so many tokens of its prompt; or never will."""
+        self._metrics.eager_tokens_used += self._warming.used(request_ids, cached_tokens)
 
     @asynccontextmanager
     async def generate(self, work: Work, tokenizer: Tokenizer) -> AsyncIterator[Generation]:
@@ -142,6 +175,12 @@ class Dispatcher:
                     self.pool.client(engine_id).reprioritise(task_id, action.objective, action.key)
                 case events.Abort():
                     pass  # the task's own context has told the engine when it was left
+        if self._scheduler.has_more and self._resuming is None:
+            self._resuming = asyncio.get_running_loop().call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._resuming = None
+        self._handle(events.Resume())
 
     def _on_start(self, task_id: int) -> None:
         self._handle(events.TaskStarted(task_id))
@@ -149,12 +188,13 @@ class Dispatcher:
     def _on_up(self, engine_id: int, ready: Ready) -> None:
         load = self._metrics.engines.setdefault(engine_id, EngineLoad())
         load.start(ready)
-        self._handle(events.EngineUp(engine_id, ready.num_blocks * ready.block_size, ready.max_num_seqs))
+        self._handle(_engine_up(engine_id, ready))
 
     def _on_down(self, engine_id: int, message: str) -> None:
         if (load := self._metrics.engines.get(engine_id)) is not None:
             load.stop()
         self._blame(engine_id, message)
+        self._warming.engine_down(engine_id)
         self._handle(events.EngineDown(engine_id))
         if self.pool.failed:
             for generation in self._live.values():
@@ -175,8 +215,16 @@ class Dispatcher:
     def _on_report(self, engine_id: int, report: StepReport) -> None:
         load = self._metrics.engines[engine_id]
         load.record(report)
+        self._warming.report(report.deltas)
+        if report.step_times is not None and (ready := self.pool.states[engine_id].ready) is not None:
+            self._handle(_engine_up(engine_id, ready, StepModel(*report.step_times)))
         free = report.free_blocks * load.block_size
         self._handle(events.EngineLoad(engine_id, report.num_running, report.num_waiting, free))
+
+
+def _engine_up(engine_id: int, ready: Ready, calibration: StepModel | None = None) -> events.EngineUp:
+    capacity = ready.num_blocks * ready.block_size
+    return events.EngineUp(engine_id, capacity, ready.max_num_seqs, calibration)
 
 
 def _no_engine(message: str) -> Unavailable:

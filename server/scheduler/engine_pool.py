@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.client import EngineClient, EngineDied, Generation
 from engine.config import EngineConfig
-from engine.types import Generate, Loading, Ready, StepReport
+from engine.types import Generate, Hint, Loading, Ready, StepReport, Warm
+from server.scheduler.loading_bar import LoadingBar
 from server.scheduler.restarts import Restarts
 from server.scheduler.watchdog import Watchdog
 
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 GRACE_S = 2.0
 """How long the step that runs may take when the server ends."""
+
+MAX_RELEASES = 16
 
 RELOAD_PATIENCE = 5.0
 """A restart may take so many times as long as the first load, plus the step timeout, before it is killed."""
@@ -52,6 +56,7 @@ class EngineState:
     ready: Ready | None = None
     load_s: float = 0.0
     restarts: int = 0
+    releases: list[Hint] = field(default_factory=list)
 
     def __str__(self) -> str:
         detail = self.detail
@@ -81,6 +86,7 @@ class EnginePool:
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Condition()
         self._closing = False
+        self._bar = LoadingBar(0, sys.stderr)
         self.states: list[EngineState] = []
         self.unloadable = asyncio.Event()
 
@@ -102,6 +108,34 @@ class EnginePool:
             state.watchdog.work_given()
         return self.client(engine_id).generate(request)
 
+    def hint(self, engine_id: int, hint: Hint) -> None:
+        """Nothing happens when the engine is down: it has forgotten what this is about.
+
+        What is not wanted any more is told once the engine evicts something, or when there is much of it: that
+        alone is not worth waking an engine for.
+        """
+        state = self.states[engine_id]
+        if state.status != "ready" or state.client is None:
+            return
+        if hint.next_use is not None:
+            state.client.hint(hint)
+            return
+        state.releases.append(hint)
+        if len(state.releases) > MAX_RELEASES:
+            _tell_releases(state)
+
+    def warm(self, engine_id: int, request: Warm) -> None:
+        """As `hint`. What came of it is in a report."""
+        state = self.states[engine_id]
+        if state.status == "ready" and state.client is not None:
+            state.client.warm(request)
+
+    def abort(self, engine_id: int, request_id: int) -> None:
+        """Of a Warm."""
+        state = self.states[engine_id]
+        if state.status == "ready" and state.client is not None:
+            state.client.abort(request_id)
+
     def client(self, engine_id: int) -> EngineClient:
         client = self.states[engine_id].client
         assert client is not None, "an engine gets work only when it is up"
@@ -109,6 +143,7 @@ class EnginePool:
 
     def start(self, configs: Sequence[EngineConfig]) -> None:
         self.states = [EngineState() for _ in configs]
+        self._bar = LoadingBar(len(configs), sys.stderr)
         self._tasks = [
             asyncio.create_task(self._run(index, config), name=f"engine {index}")
             for index, config in enumerate(configs)
@@ -137,6 +172,7 @@ class EnginePool:
         state, restarts = self.states[engine_id], Restarts()
         while True:
             life = await self._live(engine_id, config)
+            self._bar.close()  # what is logged begins a line of its own
             if self._closing:
                 return
             log.error("engine %d: %s", engine_id, life.message)
@@ -160,11 +196,14 @@ class EnginePool:
 
         def on_loading(loading: Loading) -> None:
             state.detail = f"{loading.stage} {loading.fraction:.0%}"
+            self._bar.show(engine_id, loading)
 
         def on_report(report: StepReport) -> None:
             life.progressed = life.progressed or report.num_tokens > 0
             watchdog.fed()
             self._listener.on_report(engine_id, report)
+            if state.releases and report.num_evictions:
+                _tell_releases(state)
 
         begun = time.monotonic()
         try:
@@ -207,6 +246,7 @@ class EnginePool:
         )
         state = self.states[engine_id]
         state.ready = ready
+        state.releases.clear()
         self._listener.on_up(engine_id, ready)
         await self._set(state, "ready", "")
 
@@ -214,6 +254,13 @@ class EnginePool:
         state.status, state.detail = status, detail
         async with self._changed:
             self._changed.notify_all()
+
+
+def _tell_releases(state: EngineState) -> None:
+    if state.client is not None:
+        for hint in state.releases:
+            state.client.hint(hint)
+    state.releases.clear()
 
 
 def _kill(client: EngineClient, silent_s: float) -> None:

@@ -19,6 +19,9 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     the length of its prompt. `prefix_hashes` and `prefix_tokens` are aligned: the hash of so many leading ids
     of the prompt, ascending (`graph.prefix.prefix_hashes`). `expected_tokens`: of the output, where somebody can
     tell; else `max_tokens` counts. `group_size`: how many tasks its group will have, itself included, where known.
+
+    `remaining_steps`: what its application has left to do, itself included, in steps of one sequence; None: nobody
+    knows, so its own counts. `age_s`: how long ago its call was submitted.
     """
 
     task_id: int
@@ -31,6 +34,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     group: str | None = None
     group_size: int = 1
     expected_tokens: int | None = None
+    remaining_steps: int | None = None
+    age_s: float = 0.0
     prefix_hashes: tuple[bytes, ...] = ()
     prefix_tokens: tuple[int, ...] = ()
     model: str = ""
@@ -83,6 +88,10 @@ class EngineDown(msgspec.Struct, frozen=True, tag=True):
     engine_id: int
 
 
+class Resume(msgspec.Struct, frozen=True, tag=True):
+    """Go on with what was too much for one event (`AppScheduler.has_more`)."""
+
+
 class EngineLoad(msgspec.Struct, frozen=True, tag=True):
     """What the engine says about itself, from a StepReport."""
 
@@ -101,6 +110,7 @@ Event = (
     | EngineUp
     | EngineDown
     | EngineLoad
+    | Resume
 )
 
 

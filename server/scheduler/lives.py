@@ -79,6 +79,7 @@ class Generation:
         self._progressed = False
         self._tried = False
         self._ended = False
+        self.queue_ms: float | None = None  # in its first engine, until its first step
 
     _objective: Objective
     _key: Key
@@ -178,6 +179,8 @@ class Generation:
             self._progressed = True
             self._end_trial()
             self._on_start(delta.id)
+            if self.queue_ms is None:
+                self.queue_ms = delta.queue_ms
             if self._cached_tokens is None:
                 self._cached_tokens = delta.cached_tokens
         if delta.cached_tokens == self._cached_tokens:
@@ -191,6 +194,7 @@ class Generation:
             logprobs=delta.logprobs,
             error=delta.error,
             queue_ms=delta.queue_ms,
+            prompt_logprobs=delta.prompt_logprobs,
         )
 
     async def _placed(self) -> None:

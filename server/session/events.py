@@ -14,7 +14,7 @@ import msgspec
 from engine.types import Objective
 from server.graph.call import CallSpec, Task, VariableSpec
 
-Ending = Literal["was deleted", "has expired", "made room for another one"]
+Ending = Literal["was deleted", "has expired", "made room for another one", "has ended with the server"]
 """How a session ends; "The session" stands before it."""
 
 
@@ -54,10 +54,11 @@ class ObjectiveRequested(msgspec.Struct, frozen=True, tag=True):
 
 
 class TaskStarted(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """An engine took it; again when another engine did."""
+    """An engine took it; again when another engine did. `reason`: why this one; None: it reads another's output."""
 
     task: str
     engine: int | None = None
+    reason: str | None = None
 
 
 class TaskOutput(msgspec.Struct, frozen=True, tag=True):
@@ -68,7 +69,10 @@ class TaskOutput(msgspec.Struct, frozen=True, tag=True):
 
 
 class TaskFinished(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """`text` is all of it. `truncated`: a stop string ended it, so the ids may say more than the text."""
+    """`text` is all of it. `truncated`: a stop string ended it, so the ids may say more than the text.
+
+    `queue_ms`: how long it waited in its engine.
+    """
 
     task: str
     text: str
@@ -77,6 +81,7 @@ class TaskFinished(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    queue_ms: float | None = None
 
 
 class TaskFailed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

@@ -30,6 +30,8 @@ class VariableNode(msgspec.Struct, frozen=True):
 
 
 class TaskNode(msgspec.Struct, frozen=True):
+    """`queue_ms`: from its inputs being there to its first step, `reason`: why it went to this engine."""
+
     id: str
     output: str
     reads: list[str]
@@ -37,6 +39,9 @@ class TaskNode(msgspec.Struct, frozen=True):
     order: int
     objective: str
     group: str | None
+    engine: int | None
+    queue_ms: float | None
+    reason: str | None
 
 
 class CallNode(msgspec.Struct, frozen=True):
@@ -71,7 +76,7 @@ class TraceEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     ts: float | None = None
     dur: float | None = None
     cat: str | None = None
-    args: dict[str, str | int | None] = {}
+    args: dict[str, str | int | float | None] = {}
 
 
 class TraceDocument(msgspec.Struct, frozen=True):
@@ -139,6 +144,9 @@ def _call_node(call: Call) -> CallNode:
                 order=task.order,
                 objective=objective.describe(task.objective),
                 group=task.group,
+                engine=task.progress.engine,
+                queue_ms=task.progress.queued_ms,
+                reason=task.progress.reason,
             )
             for task in call.tasks
         ],
@@ -148,7 +156,7 @@ def _call_node(call: Call) -> CallNode:
 def _spans(task: Task, row: int, now: float) -> Iterator[TraceEvent]:
     """Waiting for inputs, queued, generating: each as far as it got."""
     progress = task.progress
-    points = [task.call.created, progress.ready, progress.started]
+    points = [task.call.created, progress.ready, progress.began]
     names = ("wait for inputs", "queued", "generate")
     for number, (name, start) in enumerate(zip(names, points, strict=True)):
         if start is None:
@@ -167,13 +175,15 @@ def _spans(task: Task, row: int, now: float) -> Iterator[TraceEvent]:
         )
 
 
-def _arguments(task: Task) -> dict[str, str | int | None]:
+def _arguments(task: Task) -> dict[str, str | int | float | None]:
     usage = task.progress.usage
     return {
         "state": task.state,
         "objective": objective.describe(task.objective),
         "group": task.group,
         "engine": task.progress.engine,
+        "queue_ms": task.progress.queued_ms,
+        "reason": task.progress.reason,
         "prompt_tokens": usage.prompt_tokens,
         "cached_tokens": usage.cached_tokens,
         "completion_tokens": usage.completion_tokens,

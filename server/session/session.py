@@ -150,7 +150,9 @@ class Session:
         self.touch(now)
         if self.closed:
             return Effects()
-        return _effects(self._changes(event, now))
+        changes = self._changes(event, now)
+        self.graph.transforms.forget()
+        return _effects(changes)
 
     def variable(self, ref: str) -> SemanticVariable:
         """By name or id. Raises NotFound."""
@@ -182,10 +184,10 @@ class Session:
             case TaskOutput():
                 return graph.grow(event.task, event.text)
             case TaskStarted():
-                return graph.start(event.task, event.engine, now)
+                return graph.start(event.task, event.engine, now, event.reason)
             case TaskFinished():
                 kept = Kept(event.token_ids, event.text, event.truncated)
-                return graph.finish(event.task, kept, _usage(event), now)
+                return graph.finish(event.task, kept, _usage(event), now, event.queue_ms)
             case TaskFailed():
                 return graph.fail(event.task, event.message, event.code, event.kind, now)
             case CallsSubmitted():

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from tests.e2e.api import Api
 from tests.e2e.plain import post
@@ -27,6 +27,26 @@ class Pet(BaseModel):
 class Hero(BaseModel):
     name: Literal["Lumi", "Pip"]
     pets: tuple[Pet, Pet]
+
+
+class Cat(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["cat"]
+    lives: Literal[7, 9]
+
+
+class Dog(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Literal["dog"]
+    good: bool
+
+
+class Owner(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    pet: Cat | Dog = Field(discriminator="kind")
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +190,17 @@ def test_restrictions_out_of_range_are_named(server_url: str, fields: dict[str, 
     answer = post(f"{server_url}/v1/completions", {"prompt": "x", **fields})
     assert answer.status == 400
     assert answer.json()["error"]["param"] == param
+
+
+def test_a_union_that_pydantic_tells_apart_is_parsed(client: OpenAI, model: str) -> None:
+    """Its schema says oneOf, and refers to the members."""
+    answer = client.chat.completions.parse(
+        model=model, messages=MESSAGES, response_format=Owner, max_tokens=100, seed=1
+    )
+    assert isinstance(answer.choices[0].message.parsed, Owner)
+    raw = {"type": "json_schema", "json_schema": {"name": "owner", "schema": Owner.model_json_schema()}}
+    assert "oneOf" in json.dumps(raw)
+    again = client.chat.completions.create(
+        model=model, messages=MESSAGES, extra_body={"response_format": raw}, max_tokens=400, seed=1
+    )
+    Owner.model_validate_json(again.choices[0].message.content or "")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 SPECIALS = ["<s>", "</s>", "<|user|>"]
 CORPUS = ["Hello world, this is a small text about things.", "你好 é ü — it's ok! <0x"] * 20
@@ -20,6 +20,21 @@ def byte_level(*, add_prefix_space: bool = False, decoder: decoders.Decoder | No
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=380, initial_alphabet=alphabet, special_tokens=SPECIALS)
     tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def looking_ahead() -> Tokenizer:
+    """Byte level, split as newer models do it: words take their 's and 'll along."""
+    words = r"[^\r\n\p{L}\p{N}]?\p{L}+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    others = r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(f"{words}|{others}"), "isolated")
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, level])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=380, initial_alphabet=alphabet, special_tokens=SPECIALS)
+    tokenizer.train_from_iterator([*CORPUS, *["it's we'll they're 123"] * 20], trainer)
     return tokenizer
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.graph.prefix import Context, Fill, Kept, canonical, prefix_hashes
+from server.graph.prefix import Context, Fill, Kept, canonical, prefix_hashes, settled
 from server.tokenizer import Tokenizer
 from tests.server import tiny_tokenizers
 
@@ -29,7 +29,8 @@ FILLS = st.lists(st.builds(Fill, TEXT, st.booleans()), max_size=5)
 @cache
 def tokenizer(scheme: str) -> Tokenizer:
     with TemporaryDirectory() as folder:
-        return Tokenizer.from_folder(tiny_tokenizers.folder(Path(folder), SCHEMES[scheme]()))  # type: ignore[arg-type]
+        made = tiny_tokenizers.looking_ahead() if scheme == "looking ahead" else SCHEMES[scheme]()
+        return Tokenizer.from_folder(tiny_tokenizers.folder(Path(folder), made))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -146,3 +147,34 @@ def test_hashes_tell_prefixes_and_salts_apart() -> None:
     assert prefix_hashes(one, b"salt")[1] != prefix_hashes(other, b"salt")[1]
     assert not set(prefix_hashes(one, b"salt")) & set(prefix_hashes(one, b"pepper"))
     assert prefix_hashes(Context((1, 2, 3, 4), (4,)), b"salt")[0] == prefix_hashes(one, b"salt")[1]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@settings(deadline=None, max_examples=150)
+@given(fills=FILLS, more=FILLS, text=TEXT, cut=st.integers(0, 12), chat=st.booleans(), output=st.booleans())
+def test_what_is_settled_of_a_context_stays_whatever_comes_after_it(
+    scheme: str, fills: list[Fill], more: list[Fill], text: str, cut: int, chat: bool, output: bool
+) -> None:
+    """`fills` and the beginning of a value are known, behind an output or at the start."""
+    codec = tokenizer(scheme)
+    before: list[Fill | Kept] = (
+        [Fill("Hello"), Kept(tuple(codec.encode_continuation(text)), text)] if output else []
+    )
+    known = settled([*before, *fills, Fill(text[:cut])], codec, chat=chat)
+    full = canonical([*before, *fills, Fill(text), *more], codec, chat=chat)
+    assert full.token_ids[: len(known)] == known
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.text(alphabet="it's 'll\nre12 \t(é", max_size=24), st.integers(0, 24))
+def test_rules_that_look_ahead_settle_late(text: str, cut: int) -> None:
+    codec = tokenizer("looking ahead")
+    known = codec.encode_settled(text[:cut])
+    assert codec.encode(text)[: len(known)] == known
+
+
+def test_all_of_a_text_is_settled_but_its_last_words() -> None:
+    codec = tokenizer("byte level")
+    text = "Hello world, this is a small text about things. " * 20
+    assert len(codec.encode(text)) - len(codec.encode_settled(text)) < 6
+    assert codec.encode_settled("Hello") == codec.encode_settled("") == []

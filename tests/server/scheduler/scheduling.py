@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from engine.types import Objective, Urgency
 from server.scheduler.app_scheduler import AppScheduler
 from server.scheduler.calibration import Calibration
-from server.scheduler.events import Action, Dispatch, EngineUp, Event, TaskReady, TaskSpec
+from server.scheduler.events import Action, Dispatch, EngineUp, Event, Resume, TaskReady, TaskSpec
 
 URGENT, PATIENT = Objective(Urgency.LATENCY), Objective(Urgency.THROUGHPUT)
 
@@ -23,7 +25,10 @@ def spec(
     prefixes: Prefixes = (),
     group: str | None = None,
     group_size: int = 1,
+    remaining: int | None = 0,
+    age_s: float = 0.0,
 ) -> TaskSpec:
+    """With nothing known of what its application has left to do, unless `remaining` (steps) says so."""
     return TaskSpec(
         task_id=task_id,
         app=app,
@@ -33,6 +38,8 @@ def spec(
         max_tokens=output,
         group=group,
         group_size=group_size,
+        remaining_steps=remaining,
+        age_s=age_s,
         prefix_hashes=tuple(prefix for prefix, _ in prefixes),
         prefix_tokens=tuple(count for _, count in prefixes),
     )
@@ -61,6 +68,11 @@ class Scheduler:
         actions = self.pure.handle(event, self.now)
         self.pure.check_invariants()
         return actions
+
+    def resumed(self) -> Iterator[list[Action]]:
+        """What follows for as long as there is more to do."""
+        while self.pure.has_more:
+            yield self(Resume())
 
     def ready(self, spec: TaskSpec) -> Dispatch:
         (action,) = self(TaskReady(spec))

@@ -7,12 +7,14 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from engine.config import EngineConfig, SimConfig
-from engine.types import Salt, SamplingParams
+from engine.types import Objective, Salt, SamplingParams, Urgency
 from server.admission import Admission, Bounds
 from server.config import BUNDLED_MODEL
 from server.errors import DeadlineExceeded, EngineFailed
@@ -142,3 +144,20 @@ async def test_a_generation_that_is_left_early_is_aborted_and_the_next_one_runs(
             assert isinstance(generation, Generation)
             await anext(generation)
         assert len(await rig.tokens(rig.work(7))) == 7
+
+
+async def test_what_an_engine_learns_of_its_steps_is_what_a_limit_is_held_against(
+    tokenizer: Tokenizer,
+) -> None:
+    async with a_rig(tokenizer) as rig:
+
+        async def placed_with_a_limit() -> str:
+            work = rig.work(2)
+            limit = Objective(Urgency.LATENCY, step_limit_ms=0.01)
+            spec = msgspec.structs.replace(work.spec, objective=limit)
+            await rig.tokens(replace(work, spec=spec))
+            return next(line for line in rig.scheduler.story(spec.task_id) if "placed" in line)
+
+        assert "fits" in await placed_with_a_limit()
+        await rig.tokens(rig.work(200))
+        assert "does not fit" in await placed_with_a_limit()

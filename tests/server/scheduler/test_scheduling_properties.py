@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engine.types import Objective, Urgency
 from server.scheduler.app_scheduler import FEATURES, MAX_HOLD_S, AppScheduler
 from server.scheduler.calibration import StepModel
-from server.scheduler.entry import PATIENCE_S
+from server.scheduler.entry import HEAD_START_S, PATIENCE_S
 from server.scheduler.events import (
     Abort,
     Action,
@@ -23,6 +23,7 @@ from server.scheduler.events import (
     Event,
     ObjectiveChanged,
     Reprioritise,
+    Resume,
     TaskCancelled,
     TaskFinished,
     TaskReady,
@@ -39,7 +40,7 @@ OBJECTIVES = st.sampled_from(
 )
 GROUPS = st.sampled_from([None, None, "g", "h"])
 TASKS = st.builds(
-    lambda app, order, objective, tokens, prefix, group: spec(
+    lambda app, order, objective, tokens, prefix, group, remaining: spec(
         0,
         app,
         order=order,
@@ -48,6 +49,7 @@ TASKS = st.builds(
         prefixes=((prefix, max(1, tokens // 2)), (prefix + b"%d" % tokens, tokens)),
         group=group,
         group_size=3,
+        remaining=remaining,
     ),
     st.sampled_from("abcd"),
     st.integers(-2, 5),
@@ -55,6 +57,7 @@ TASKS = st.builds(
     st.sampled_from([1, 40, 300, 1500]),
     st.sampled_from([b"p", b"q"]),
     GROUPS,
+    st.sampled_from([None, 0, 100, 10**9]),
 )
 Command = tuple[str, object]
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
@@ -92,6 +95,7 @@ def event(number: int, kind: str, what: object) -> Event:
                 prefixes=prefixes,
                 group=what.group,
                 group_size=what.group_size,
+                remaining=what.remaining_steps,
             )
         )
     if isinstance(what, tuple):
@@ -126,6 +130,8 @@ class World:
         self.pure.check_invariants()
         assert self.placed.keys() <= self.alive
         assert self.pure.num_queued == len(self.alive) - len(self.placed)
+        if self.pure.has_more:
+            self.handle(Resume(), now)
 
     def _note(self, event: Event) -> None:
         match event:
@@ -260,3 +266,27 @@ def test_keys_never_repeat(features: tuple[str, ...]) -> None:
         if isinstance(action, Dispatch)
     ]
     assert len(set(keys)) == 20
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.floats(0, 400), st.integers(0, 10**7), st.floats(0, 500)), min_size=2, max_size=20)
+)
+def test_nothing_is_passed_over_by_what_comes_later_than_the_bound(
+    tasks: list[tuple[float, int, float]],
+) -> None:
+    """However little what comes has left to do, and however long ago its application came."""
+    pure = AppScheduler()
+    pure.handle(EngineUp(0, CAPACITY), 0.0)
+    keys: list[tuple[float, tuple[int, ...]]] = []
+    for number, (when, remaining, age_s) in enumerate(sorted(tasks)):
+        ready = spec(number, f"app{number % 3}", remaining=remaining, age_s=age_s)
+        (action,) = pure.handle(TaskReady(ready), when)
+        assert isinstance(action, Dispatch)
+        submitted = max(0.0, when - age_s)
+        assert all(
+            action.key > key
+            for earlier, key in keys
+            if submitted - earlier > PATIENCE_S + HEAD_START_S + 0.001
+        )
+        keys.append((when, action.key))

@@ -9,6 +9,7 @@ import pytest
 
 from server.errors import BadRequest
 from server.session import export
+from server.session.events import TaskFinished, TaskStarted
 from tests.server.session.programs import Program
 
 
@@ -65,3 +66,18 @@ def test_the_trace_has_a_row_for_each_call_and_spans_that_do_not_overlap() -> No
     assert generated[0]["args"]["completion_tokens"] == 2
     waiting = [event for event in events if event["name"] == "wait for inputs: all"]
     assert waiting[0]["ts"] + waiting[0]["dur"] == 10e6
+
+
+def test_each_task_tells_its_engine_its_time_in_queues_and_why_it_went_there() -> None:
+    program = Program()
+    (task,) = program.submit("{{output:x}}", get=["x"]).ready
+    program.apply(TaskStarted(task.id, 1, "best of 2, fits"))
+    program.apply(TaskFinished(task.id, "text", (5,), queue_ms=250.0))
+    (call,) = json.loads(export.graph(program.session, "json"))["calls"]
+    node = call["tasks"][0]
+    assert (node["engine"], node["reason"]) == (1, "best of 2, fits")
+    assert node["queue_ms"] == 1250.0, "a second for a place and then in the engine"
+    events = json.loads(export.trace(program.session, now=10.0))["traceEvents"]
+    queued, generated = (event for event in events if event["name"] in ("queued: x", "generate: x"))
+    assert (queued["dur"], generated["dur"]) == (1.25e6, 0.75e6)
+    assert generated["args"]["reason"] == "best of 2, fits"
