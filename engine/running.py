@@ -40,17 +40,19 @@ class RunningSet:
 
     def who_gives_way(self, sequence: Sequence, shares: Shares, *, pausing: bool) -> Sequence | None:
         """To one that waits. A less urgent class gives up slot and blocks. Within a class and a tenant a slot goes
-        to who is earlier in the order: a call that continues an application which came before ("pausing"). The
-        paused one's blocks stay in the tree, so it loses next to nothing."""
+        to who is earlier in the order and of an application that came before ("pausing"): not to a newcomer that
+        is only shorter, or a stream would stutter as long as those come. The paused one's blocks stay in the tree,
+        so it loses next to nothing."""
         worst = self.worst()
         if worst is None or worst.order[0] > sequence.order[0]:
             return worst
         if not pausing or self.has_slot:
             return None
+        tenant = shares.name(sequence.tenant)
         for victim in reversed(self._sequences):
             if victim.order < sequence.order:
                 return None
-            if shares.name(victim.tenant) == shares.name(sequence.tenant):
+            if victim.application > sequence.application and shares.name(victim.tenant) == tenant:
                 return victim
         return None
 

@@ -50,6 +50,7 @@ class Sequence:
     expires_at: float | None = None
     arrived_at: float = 0.0
     queue_ms: float | None = None  # until its first step
+    application: int = 0
 
     status: Status = Status.WAITING
     ticket: int = 0  # of its entry in the waiting queue
@@ -151,6 +152,7 @@ def from_generate(request: Generate, arrival: int, max_model_len: int) -> Sequen
         step_limit_ms=request.objective.step_limit_ms,
         sampling=sampling,
         stop_ids=frozenset((*sampling.stop_token_ids, *eos)),
+        application=request.application,
     )
 
 

@@ -85,7 +85,8 @@ class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
     The last `num_generated` of `token_ids` are outputs of this very request from an earlier life (an engine
     that died): they count towards max_tokens, min_tokens and penalties, and are not reported again.
-    `boundaries` are the positions at which a semantic variable ends, for hints and statistics.
+    `boundaries` are the positions at which a semantic variable ends, for hints and statistics. `application`:
+    the number of its application in the order of arrival; within a class a slot is given up to an earlier one only.
     """
 
     id: int
@@ -96,6 +97,7 @@ class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     salts: tuple[Salt, ...] = ()
     boundaries: tuple[int, ...] = ()
     num_generated: int = 0
+    application: int = 0
 
 
 class Warm(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

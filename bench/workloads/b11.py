@@ -28,7 +28,7 @@ def _flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument(
-        "--pools", type=int, nargs="+", default=[40, 60, 80, 100], help="% of the working set"
+        "--pools", type=int, nargs="+", default=[40, 60, 80, 100], help="%% of the working set"
     )
 
 

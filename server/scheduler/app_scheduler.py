@@ -159,7 +159,9 @@ class AppScheduler:
         arrival, arrived = app.arrival, max(app.arrived, now - spec.age_s - HEAD_START_S)
         if "app-fifo" in self._disabled:
             arrival, arrived = self._num_ready, now
-        slack_s = 0.0 if "srpt" in self._disabled else slack(spec, self._step_ms)
+        # Who has begun keeps its place: a chain would be passed over anew at each of its calls.
+        begun = app.engine_id is not None
+        slack_s = 0.0 if begun or "srpt" in self._disabled else slack(spec, self._step_ms)
         entry = Entry(
             spec,
             arrival,

@@ -2,7 +2,8 @@
 
     key = (urgency, due, arrival of the application, topological order, id)
 
-    due = arrival of the application + PATIENCE + slack      slack = STRETCH * the time its remaining work takes
+    due = arrival of the application + PATIENCE + slack      slack = STRETCH * the time its remaining work takes,
+                                                             and none once a task of it has been placed
 
 so that those which arrived first go first, successors of what runs come before applications that arrived later
 (app-FIFO), of those that arrived at about the same time the one with the least left goes first (shortest remaining

@@ -67,7 +67,7 @@ class Generation:
         self._clock = clock
         self._on_start = on_start
         self._place: Dispatch | None = None
-        self._objective, self._key = work.spec.objective, (0,)
+        self._objective, self._key = work.spec.objective, (0, 0, 0)
         self._failure: ApiError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._opened: Dispatch | None = None
@@ -228,4 +228,5 @@ class Generation:
             salts=work.salts,
             boundaries=work.boundaries,
             num_generated=len(self._token_ids),
+            application=self._key[2],
         )

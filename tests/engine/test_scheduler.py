@@ -48,10 +48,19 @@ class Engine:
         urgency: Urgency = Urgency.LATENCY,
         key: tuple[int, ...] = (),
         salts: tuple[Salt, ...] = (),
+        application: int | None = None,
     ) -> None:
         sampling = SamplingParams(max_tokens=max_tokens, seed=request_id)
         self.scheduler.add(
-            Generate(request_id, tuple(prompt), sampling, Objective(urgency), key=key, salts=salts)
+            Generate(
+                request_id,
+                tuple(prompt),
+                sampling,
+                Objective(urgency),
+                key=key,
+                salts=salts,
+                application=request_id if application is None else application,
+            )
         )
 
     def step(self, now: float = 0.0) -> ScheduledBatch | None:
@@ -234,16 +243,19 @@ def test_the_smallest_key_of_the_most_urgent_class_goes_first() -> None:
     assert ended == [4, 3, 2, 1]
 
 
-@pytest.mark.parametrize(("disabled", "paused"), [((), True), (("pausing",), False)])
+@pytest.mark.parametrize(
+    ("disabled", "application", "paused"), [((), 1, True), (("pausing",), 1, False), ((), 3, False)]
+)
 def test_on_a_full_engine_an_earlier_application_takes_a_slot_and_who_gives_way_loses_nothing(
-    disabled: tuple[str, ...], paused: bool
+    disabled: tuple[str, ...], application: int, paused: bool
 ) -> None:
+    """A newcomer (3) that is earlier in the order, because it is shorter, pauses nobody."""
     engine = Engine(replace(LIMITS, max_num_seqs=1, disabled=frozenset(disabled)))
     late, early = prompt(100, 1), prompt(100, 2)
-    engine.add(1, late, max_tokens=6, key=(2,))
+    engine.add(1, late, max_tokens=6, key=(2,), application=2)
     engine.step()
     engine.step()
-    engine.add(2, early, max_tokens=2, key=(1,))
+    engine.add(2, early, max_tokens=2, key=(1,), application=application)
     engine.run()
     sampling = SamplingParams(max_tokens=6, seed=1)
     assert engine.tokens(1) == expected_tokens(late, sampling, VOCAB, 4096)[0]

@@ -44,9 +44,9 @@ def test_a_call_takes_the_slot_of_a_later_one_of_its_own_tenant_only(
     salts: tuple[Salt, ...], paused: int
 ) -> None:
     engine = Engine(replace(LIMITS, max_num_seqs=1))
-    engine.add(1, prompt(40), max_tokens=8, key=(5,), salts=A)
+    engine.add(1, prompt(40), max_tokens=8, key=(5,), salts=A, application=5)
     engine.step()
-    engine.add(2, prompt(40, 2), max_tokens=8, key=(1,), salts=salts)
+    engine.add(2, prompt(40, 2), max_tokens=8, key=(1,), salts=salts, application=1)
     engine.step()
     assert engine.scheduler.counts.num_preemptions == paused
     engine.run()

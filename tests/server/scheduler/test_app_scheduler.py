@@ -250,6 +250,15 @@ def test_an_application_comes_forward_as_it_gets_on() -> None:
     assert last < other < first
 
 
+def test_an_application_that_has_begun_keeps_its_place_before_shorter_newcomers() -> None:
+    scheduler = Scheduler(1000)
+    scheduler.ready(spec(1, "chain", remaining=1000))
+    scheduler(TaskFinished(1))
+    scheduler.now = 5.0
+    newcomer = key_of(scheduler, spec(2, "newcomer", remaining=1))
+    assert key_of(scheduler, spec(3, "chain", order=1, remaining=990)) < newcomer
+
+
 def test_how_long_work_takes_is_what_engines_say_of_their_steps() -> None:
     slow, fast = (Scheduler(1000, calibration=StepModel(a, 0.0, 0.0)) for a in (100.0, 1.0))
     for scheduler, waits in ((slow, True), (fast, False)):
