@@ -9,6 +9,7 @@ from compat.openai import chat, completions
 from compat.openai.chat import ChatRequest, Message, Part, text_of
 from compat.openai.common import InvalidField
 from compat.openai.completions import CompletionRequest
+from compat.openai.tools.fields import CalledFunction, ToolCall
 
 HI = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -210,3 +211,16 @@ def test_content_may_be_text_parts_or_absent() -> None:
 def test_max_completion_tokens_wins() -> None:
     assert chatting(max_tokens=5).output_limit == 5
     assert chatting(max_tokens=5, max_completion_tokens=7).output_limit == 7
+
+
+def test_a_conversation_has_a_bounded_number_of_messages_and_of_arguments() -> None:
+    chat.check_messages([Message("user", "x")] * chat.MAX_MESSAGES)
+    with pytest.raises(InvalidField) as caught:
+        chat.check_messages([Message("user", "x")] * (chat.MAX_MESSAGES + 1))
+    assert caught.value.param == "messages"
+    half = ToolCall(CalledFunction("f", "1" * (chat.MAX_ARGUMENTS // 2)))
+    chat.check_messages([Message("assistant", tool_calls=[half, half])])
+    with pytest.raises(InvalidField, match="arguments"):
+        chat.check_messages(
+            [Message("assistant", tool_calls=[half, half]), Message("assistant", tool_calls=[half])]
+        )

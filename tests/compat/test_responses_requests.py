@@ -12,7 +12,7 @@ from compat.openai.chat import ChatRequest, text_of
 from compat.openai.common import InvalidField
 from compat.openai.responses import ResponseRequest, as_chat, field_of
 from compat.openai.responses_encoder import ResponseEncoder, ResponseHead
-from compat.openai.responses_items import Item, listed
+from compat.openai.responses_items import MAX_ITEMS, Item, listed
 from tests.compat.deltas import bytes_of
 from tests.compat.written import WRITTEN
 
@@ -72,6 +72,19 @@ def test_calls_belong_to_the_message_before_them_and_results_have_their_name() -
     assert [message.role for message in found] == ["assistant", "tool"]
     assert [call.id for call in found[0].tool_calls or ()] == ["c1", "c2"]
     assert (found[1].name, found[1].tool_call_id, found[1].content) == ("add", "c1", "2")
+
+
+def test_a_long_row_of_calls_is_one_message_and_the_input_stays_as_it_was() -> None:
+    body = request(input=[{"role": "assistant", "content": "Well."}, *[CALL] * (MAX_ITEMS - 1)])
+    for _ in range(2):
+        (message,) = as_chat(body).messages
+        assert len(message.tool_calls or ()) == MAX_ITEMS - 1
+
+
+def test_a_conversation_has_a_bounded_number_of_items() -> None:
+    assert refused(input=[CALL] * (MAX_ITEMS + 1)).param == "input"
+    with pytest.raises(InvalidField, match="at most"):
+        as_chat(request(), [Item(role="user", content="Hi")] * MAX_ITEMS)
 
 
 def test_a_call_alone_is_a_message_and_a_result_may_have_parts() -> None:

@@ -45,8 +45,8 @@ def test_a_program_keeps_its_cache_between_its_calls_for_a_while(small: str) -> 
 
 
 def test_calls_of_a_program_are_one_application(sim_url: str) -> None:
-    ids = [complete(sim_url, "x", program_id="mine")["id"] for _ in range(3)]
-    told = get(f"{sim_url}/v1/admin/story/mine").json()["tasks"]
+    ids = [complete(sim_url, "x", program_id="three-calls")["id"] for _ in range(3)]
+    told = get(f"{sim_url}/v1/admin/story/three-calls").json()["tasks"]
     assert len(told) == len(ids)
     other = complete(sim_url, "x")["id"]
     assert len(get(f"{sim_url}/v1/admin/story/{other}").json()["tasks"]) == 1

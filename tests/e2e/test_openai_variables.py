@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
 from openai import OpenAI
 
 from compat.openai.binding import Binding
-from tests.e2e.api import Api
+from tests.e2e.api import Api, until
 from tests.e2e.plain import post
 from tests.e2e.test_openai_fuzz import VALUES
+
+CHAT = "/v1/chat/completions"
+LONG: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "Hi"}],
+    "max_tokens": 20_000,
+    "ignore_eos": True,
+    "stream": True,
+}
+
+
+def generating(api: Api) -> float:
+    lines = api("GET", "/metrics").body.splitlines()
+    return float(next(line.split()[-1] for line in lines if line.startswith("parrot:generations ")))
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +141,34 @@ def test_what_a_failed_call_leaves_is_told_to_those_who_wait_for_it(
     with pytest.raises(openai.APIStatusError) as caught:
         say(client, model, "{{input:a}}", {"session_id": id})
     assert caught.value.status_code == 424
+
+
+def test_another_request_cancels_a_bound_chat_by_its_id(sim: Api) -> None:
+    session = sim.session()
+    bound = {"session_id": session.removeprefix("/v1/sessions/"), "output": "a"}
+    with sim.stream("POST", CHAT, LONG | {"parrot": bound, "request_id": "long"}) as events:
+        next(events)
+        assert sim("POST", "/v1/requests/chatcmpl-long/cancel").status == 200
+        assert [event.data for event in events][-2]["error"]["code"] == "request_cancelled"
+    assert sim("GET", f"{session}/variables/a?wait=5").status == 424
+    assert until(lambda: generating(sim) == 0)
+
+
+def test_a_client_that_leaves_before_it_is_told_of_its_session_leaves_nothing_behind(sim: Api) -> None:
+    before = len(sim("GET", "/v1/sessions").body["data"])
+    with closing(http.client.HTTPConnection(urlsplit(sim.url).netloc)) as connection:
+        connection.request("POST", CHAT, json.dumps(LONG | {"stream": False, "parrot": {}}))
+        assert until(lambda: generating(sim) == 1)
+        assert len(sim("GET", "/v1/sessions").body["data"]) == before + 1
+    assert until(lambda: generating(sim) == 0)
+    assert len(sim("GET", "/v1/sessions").body["data"]) == before
+
+
+def test_one_that_leaves_after_that_may_come_back_for_the_value(sim: Api) -> None:
+    with sim.stream("POST", CHAT, LONG | {"parrot": {}, "max_tokens": 200}) as events:
+        told = next(events).data["parrot"]
+    value = sim("GET", f"/v1/sessions/{told['session_id']}/variables/{told['variable_id']}?wait=20")
+    assert value.status == 200
 
 
 @pytest.mark.parametrize(

@@ -54,3 +54,30 @@ async def test_a_cancel_that_comes_too_late_does_not_hit_what_follows() -> None:
         return "alive"
 
     assert await asyncio.ensure_future(after()) == "alive"
+
+
+async def test_any_of_its_ids_cancels_a_request_once() -> None:
+    live = LiveRequests()
+    for id in ("r1", "resp_1"):
+        started = asyncio.Event()
+
+        async def endless_twice(started: asyncio.Event = started) -> None:
+            async with live.tracked(ANONYMOUS, "resp_1", "r1"):
+                started.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.ensure_future(endless_twice())
+        await started.wait()
+        assert live.cancel(ANONYMOUS, id)
+        with pytest.raises(Gone):
+            await task
+        assert not task.cancelling()
+        assert not live.cancel(ANONYMOUS, "r1")
+        assert not live.cancel(ANONYMOUS, "resp_1")
+
+
+def test_requests_are_counted_by_tenant_whatever_their_ids() -> None:
+    live = LiveRequests()
+    with live.counted(ANONYMOUS), live.counted(ANONYMOUS):
+        assert (live.count(ANONYMOUS), live.count(OTHER)) == (2, 0)
+    assert live.count(ANONYMOUS) == 0

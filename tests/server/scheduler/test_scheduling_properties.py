@@ -187,7 +187,7 @@ def test_nothing_that_is_held_back_waits_for_longer_than_the_bound(history: list
     for event, now in events(history):
         world.handle(event, now)
     for engine in sorted(world.up):
-        world.handle(EngineLoad(engine, 5, 5, 0), now + MAX_HOLD_S + engine)
+        world.handle(EngineLoad(engine, 5, 5, 0), now + MAX_HOLD_S + 0.001 + engine)  # 0.001: rounding
         assert not world.pure.num_queued
 
 
