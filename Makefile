@@ -24,7 +24,7 @@ serve: setup  ## serve the bundled model; flags go in ARGS='--port 8000 ...'
 	$(BIN)/python run_server.py $(ARGS)
 
 test: setup  ## run the tests; pytest's flags go in ARGS
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup  ## format check and lint
 	$(BIN)/ruff format --check $(SOURCES)

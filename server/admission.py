@@ -58,11 +58,17 @@ class Admission:
         requests: int = 1,
         tokens: int = 0,
         per_key: int | None = None,
+        alongside: int = 0,
     ) -> None:
         """Raises TooManyRequests. `app`: work for an application that runs already is no further one of its key;
-        `per_key`: this key's own bound, where it has one."""
+        `per_key`: this key's own bound, where it has one; `alongside`: its requests that are being answered,
+        which may all have named one application."""
         limit = self.bounds.per_key if per_key is None else per_key
-        if limit is not None and self.concurrency(tenant) >= limit and app not in self._apps[tenant]:
+        if (
+            limit is not None
+            and max(self.concurrency(tenant), alongside) >= limit
+            and app not in self._apps[tenant]
+        ):
             raise TooManyRequests(
                 f"This key has {limit} requests in flight, which is its limit (--max-concurrency-per-key).",
                 code="too_many_concurrent_requests",

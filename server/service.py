@@ -156,11 +156,18 @@ class Service:
         return Readiness("ready" if self.dispatcher.pool.any_ready else "restarting", engines)
 
     def admit(
-        self, tenant: Tenant | None = None, app: str | None = None, *, requests: int = 1, tokens: int = 0
+        self,
+        tenant: Tenant | None = None,
+        app: str | None = None,
+        *,
+        requests: int = 1,
+        tokens: int = 0,
+        alongside: int = 0,
     ) -> None:
         """Whether new work is taken; to be asked before any is done for it. Raises Unavailable, TooManyRequests.
 
         Without a tenant: for what no engine has to do. `app`: the session that the work is for.
+        `alongside`: see `Admission.check`.
         """
         if self._draining:
             raise _ending()
@@ -168,7 +175,12 @@ class Service:
             raise self._not_ready()
         if tenant is not None:
             self.admission.check(
-                tenant.id, app, requests=requests, tokens=tokens, per_key=tenant.max_concurrency
+                tenant.id,
+                app,
+                requests=requests,
+                tokens=tokens,
+                per_key=tenant.max_concurrency,
+                alongside=alongside,
             )
 
     def resolve_model(self, name: str | None) -> ModelCard:

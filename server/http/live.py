@@ -7,9 +7,9 @@ client that leaves needs none of this: its handler is cancelled with the connect
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from server.errors import Gone
@@ -27,14 +27,30 @@ class LiveRequests:
 
     def __init__(self) -> None:
         self._live: defaultdict[tuple[str, str], set[_Live]] = defaultdict(set)
+        self._counts: Counter[str] = Counter()
+
+    def count(self, tenant: Tenant) -> int:
+        """How many of this tenant are open as `counted`, whatever ids it gave them."""
+        return self._counts[tenant.id]
+
+    @contextmanager
+    def counted(self, tenant: Tenant) -> Iterator[None]:
+        self._counts[tenant.id] += 1
+        try:
+            yield
+        finally:
+            self._counts[tenant.id] -= 1
+            if not self._counts[tenant.id]:
+                del self._counts[tenant.id]
 
     @asynccontextmanager
-    async def tracked(self, tenant: Tenant, request_id: str) -> AsyncIterator[None]:
-        """While open, the current task can be cancelled by id, and then this raises Gone."""
+    async def tracked(self, tenant: Tenant, *ids: str) -> AsyncIterator[None]:
+        """While open, the current task can be cancelled by any of `ids`, and then this raises Gone."""
         task = asyncio.current_task()
         assert task is not None
         live = _Live(task)
-        self._live[tenant.id, request_id].add(live)
+        for id in ids:
+            self._live[tenant.id, id].add(live)
         try:
             yield
             if live.cancelled:
@@ -44,10 +60,8 @@ class LiveRequests:
                 raise Gone("The request was cancelled.", code="request_cancelled") from None
             raise
         finally:
-            found = self._live[tenant.id, request_id]
-            found.discard(live)
-            if not found:
-                del self._live[tenant.id, request_id]
+            for id in ids:
+                self._leave((tenant.id, id), live)
 
     def cancel(self, tenant: Tenant, request_id: str) -> bool:
         """Whether there was such a request."""
@@ -57,3 +71,9 @@ class LiveRequests:
                 live.cancelled = True
                 live.task.cancel()
         return bool(found)
+
+    def _leave(self, key: tuple[str, str], live: _Live) -> None:
+        found = self._live[key]
+        found.discard(live)
+        if not found:
+            del self._live[key]

@@ -50,7 +50,7 @@ class Handlers:
         service.admit(owner)
         body = await read(request, MessagesRequest)
         job = await _job(service, owner, request[REQUEST_ID], body)
-        generations = running.admitted(service, owner, job)
+        generations = running.admitted(service, self._live, owner, job)
         if job.stream:
             return await self._stream(request, job, generations)
 

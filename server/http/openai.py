@@ -61,7 +61,7 @@ class Handlers:
         request.app[SERVICE].admit(request[TENANT])
         body = await read(request, ChatRequest)
         if body.parrot is not None:
-            return await openai_bound.answer(request, _id(request, body), body)
+            return await openai_bound.answer(request, self._live, _id(request, body), body)
         job = await chat_job(request.app[SERVICE], request[TENANT], _id(request, body), body)
         return await self._answer(request, job)
 
@@ -100,7 +100,7 @@ class Handlers:
 
     async def _run(self, request: web.Request, job: Job[Encoder], sink: fanout.Sink) -> None:
         owner = request[TENANT]
-        generations = running.admitted(request.app[SERVICE], owner, job)
+        generations = running.admitted(request.app[SERVICE], self._live, owner, job)
         await running.run(self._live, owner, job, generations, sink)
 
 

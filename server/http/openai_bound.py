@@ -2,15 +2,17 @@
 
 Responsible for: what the request is in the extension API's terms, errors that name the client's own field, and text
 that becomes chunks. The call waits in the graph like any other, so a program that is written with an OpenAI client
-becomes one call by call. A client that leaves does not cancel it: others may read the variable.
+becomes one call by call. A client that leaves does not cancel it: others may read the variable, unless nobody has
+been told of its session.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -23,8 +25,9 @@ from compat.openai.common import GenerationFields, Usage
 from compat.openai.variables import BoundChatEncoder
 from engine.types import TokenLogprobs
 from parrot import wire
-from server.errors import ApiError, DependencyFailed
+from server.errors import ApiError, DependencyFailed, Gone
 from server.http.keys import SERVICE, TENANT
+from server.http.live import LiveRequests
 from server.http.openai_job import chat_messages, grammar_of, head_of, invalid_fields, shown_of
 from server.http.semantic import MAX_WAIT_S
 from server.http.sse import Stream, frame
@@ -53,7 +56,8 @@ class _Delta:
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
-async def answer(request: web.Request, id: str, body: ChatRequest) -> web.StreamResponse:
+async def answer(request: web.Request, live: LiveRequests, id: str, body: ChatRequest) -> web.StreamResponse:
+    """`id`: by which another request can cancel it, and with it the call."""
     service, tenant = request.app[SERVICE], request[TENANT]
     assert body.parrot is not None
     await _check(body)
@@ -64,8 +68,11 @@ async def answer(request: web.Request, id: str, body: ChatRequest) -> web.Stream
     )
     seconds = FOREVER_S if body.parrot.seconds is None else body.parrot.seconds
     if body.stream:
-        return await _stream(request, bound, encoder, seconds)
-    info = await bound.value(seconds) if seconds else bound.variable()
+        return await _stream(request, live, id, bound, encoder, seconds)
+    info = bound.variable()
+    if seconds:
+        async with _running(live, id, bound, told=lambda: False):
+            info = await bound.value(seconds)
     encoder.ended(bound.told_now(info), bound.usage())
     encoder.collect(0, _Delta(_value(info), bound.reason()))
     return web.Response(body=encoder.answer(), content_type="application/json")
@@ -73,13 +80,14 @@ async def answer(request: web.Request, id: str, body: ChatRequest) -> web.Stream
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """A call that was submitted for a chat."""
+    """A call that was submitted for a chat. `alone`: in a session that was made for it."""
 
     sessions: Sessions
     tenant: Tenant
     told: Told
     criteria: str
     limit: int
+    alone: bool
 
     async def value(self, seconds: float) -> wire.VariableInfo:
         told = self.told
@@ -92,6 +100,14 @@ class _Bound:
         return self.sessions.stream_variable(
             self.tenant, told.session_id, told.variable_id, self.criteria, seconds
         )
+
+    def cancel(self) -> None:
+        with suppress(ApiError):
+            self.sessions.cancel_call(self.tenant, self.told.session_id, self.told.call_id)
+
+    def forget(self) -> None:
+        with suppress(ApiError):
+            self.sessions.delete_session(self.tenant, self.told.session_id)
 
     def variable(self) -> wire.VariableInfo:
         return self.sessions.look_at_variable(self.tenant, self.told.session_id, self.told.variable_id)
@@ -111,15 +127,38 @@ class _Bound:
         return self.sessions.get_call(self.tenant, self.told.session_id, self.told.call_id)
 
 
+@asynccontextmanager
+async def _running(
+    live: LiveRequests, id: str, bound: _Bound, told: Callable[[], bool]
+) -> AsyncIterator[None]:
+    """While open, the request can be cancelled by id. `told`: whether its client has heard of the session."""
+    try:
+        async with live.tracked(bound.tenant, id):
+            yield
+    except Gone:
+        bound.cancel()
+        raise
+    except (asyncio.CancelledError, ConnectionResetError):
+        if bound.alone and not told():
+            bound.forget()
+        raise
+
+
 async def _stream(
-    request: web.Request, bound: _Bound, encoder: BoundChatEncoder, seconds: float
+    request: web.Request,
+    live: LiveRequests,
+    id: str,
+    bound: _Bound,
+    encoder: BoundChatEncoder,
+    seconds: float,
 ) -> web.StreamResponse:
     async with Stream(request) as stream:
         shown = ""
-        async for event in bound.events(seconds) if seconds else _nothing():
-            if isinstance(event, wire.VariableDelta):
-                shown += event.delta
-                await stream.write(b"".join(map(frame, encoder.feed(0, _Delta(event.delta)))))
+        async with _running(live, id, bound, told=lambda: stream.response.prepared):
+            async for event in bound.events(seconds) if seconds else _nothing():
+                if isinstance(event, wire.VariableDelta):
+                    shown += event.delta
+                    await stream.write(b"".join(map(frame, encoder.feed(0, _Delta(event.delta)))))
         info = bound.variable()
         encoder.ended(bound.told_now(info), bound.usage())
         rest = _value(info).removeprefix(shown)
@@ -171,7 +210,7 @@ def _submitted(sessions: Sessions, tenant: Tenant, body: ChatRequest, binding: B
         state="pending",
     )
     limit = DEFAULT_MAX_TOKENS if body.output_limit is None else body.output_limit
-    return _Bound(sessions, tenant, told, criteria, limit)
+    return _Bound(sessions, tenant, told, criteria, limit, alone=created is not None)
 
 
 def _call(body: ChatRequest, binding: Binding, name: str) -> wire.Call:

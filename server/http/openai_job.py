@@ -29,6 +29,7 @@ from server.chat_template import ChatMessage
 from server.errors import BadRequest
 from server.generation import GenerationParams
 from server.http import choices
+from server.http.body_values import check_values
 from server.http.choices import Asked
 from server.model_card import ModelCard
 from server.scheduler.entry import PATIENCE_S
@@ -133,10 +134,7 @@ async def prepared(service: Service, body: ChatRequest) -> Chat:
     card = service.resolve_model(body.model)
     demanded = await _demanded(body)
     grammar = demanded or await grammar_of(body)
-    text = chat_text(service, body)
-    thinking = _thinking(service, body, text)
-    if thinking is not None and grammar is not None:  # what is bound to a format has no room for a thought
-        text, thinking = text + (reasoning.CLOSED if thinking.opened else ""), None
+    text, thinking = _begun(service, body, formatted=grammar is not None)
     prompt = Prompt(await encode(service, card, text, bool(body.add_special_tokens), "messages"))
     top = (body.top_logprobs or 0) if body.logprobs else None
     asked = Asked("messages", body.output_limit, top, body.prompt_logprobs, body.choices, grammar=grammar)
@@ -149,10 +147,21 @@ async def prepared(service: Service, body: ChatRequest) -> Chat:
 
 
 async def chat_prompt(service: Service, card: ModelCard, body: ChatRequest) -> Prompt:
-    """Raises ApiError."""
-    return Prompt(
-        await encode(service, card, chat_text(service, body), bool(body.add_special_tokens), "messages")
-    )
+    """That of `prepared`. Raises ApiError."""
+    with invalid_fields():
+        chat.check(body)
+        formatted = tools.demanded(body) is not None or formats.constraint(body) is not None
+    text, _ = _begun(service, body, formatted)
+    return Prompt(await encode(service, card, text, bool(body.add_special_tokens), "messages"))
+
+
+def _begun(service: Service, body: ChatRequest, formatted: bool) -> tuple[str, Thinking | None]:
+    """The prompt's text, and how outputs think: what is bound to a format has no room for a thought."""
+    text = chat_text(service, body)
+    thinking = _thinking(service, body, text)
+    if thinking is None or not formatted:
+        return text, thinking
+    return text + (reasoning.CLOSED if thinking.opened else ""), None
 
 
 def chat_text(service: Service, body: ChatRequest) -> str:
@@ -196,9 +205,10 @@ def default(value: bool | None, absent: bool) -> bool:
 
 
 def chat_messages(messages: Sequence[Message]) -> list[ChatMessage]:
-    """Raises BadRequest."""
+    """Raises BadRequest, TooLarge."""
     with invalid_fields():
         chat.check_messages(messages)
+    check_values(chat.arguments(messages).encode(), "messages")
     return [
         ChatMessage(
             message.role,

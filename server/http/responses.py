@@ -25,6 +25,7 @@ from parrot.wire import ErrorInfo
 from server.errors import BadRequest, NotFound
 from server.http import fanout, running
 from server.http.body import read
+from server.http.body_values import check_values
 from server.http.field_names import named
 from server.http.keys import REQUEST_ID, SERVICE, TENANT
 from server.http.live import LiveRequests
@@ -75,7 +76,7 @@ class Handlers:
         before = self._before(owner, body.previous_response_id)
         job = await _job(service, owner, request[REQUEST_ID], body, before)
         draft = _draft(body, before, job.encoder)
-        generations = running.admitted(service, owner, job)
+        generations = running.admitted(service, self._live, owner, job)
         if body.stream:
             return await self._stream(request, draft, job, generations)
         if body.background:
@@ -180,6 +181,7 @@ async def _job(
 ) -> Job[ResponseEncoder]:
     """Raises ApiError."""
     turns = () if before is None else before.turns
+    check_values(b",".join(turns), "previous_response_id")
     history = [item for turn in turns for item in msgspec.json.decode(turn, type=list[Item])]
     with invalid_fields():
         chat = responses.as_chat(body, history, None if before is None else before.root)

@@ -97,7 +97,7 @@ class LiveResponses:
 
     def _keep(self, owner: Tenant, draft: Draft) -> None:
         if draft.kept:
-            turns = (*draft.turns, draft.encoder.output())
+            turns = (*draft.turns, draft.encoder.turn())
             stored = StoredResponse(draft.id, draft.root, draft.encoder.answer(), turns)
             self._store.put(owner.id, stored, time.monotonic())
 

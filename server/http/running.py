@@ -18,13 +18,13 @@ from server.tenant import Tenant
 E = TypeVar("E")
 
 
-def admitted(service: Service, owner: Tenant, job: Job[E]) -> Sequence[fanout.Generation]:
+def admitted(service: Service, live: LiveRequests, owner: Tenant, job: Job[E]) -> Sequence[fanout.Generation]:
     """The generations of `job`, not begun. `owner` is who counts; the job's tenant may have a salt of its own.
 
     Raises Unavailable, TooManyRequests.
     """
     tokens = sum(len(job.prompt_of(index).token_ids) for index in range(len(job.params)))
-    service.admit(owner, requests=len(job.params), tokens=tokens)
+    service.admit(owner, requests=len(job.params), tokens=tokens, alongside=live.count(owner))
     return [
         service.generate(
             job.prompt_of(index).token_ids,
@@ -52,5 +52,6 @@ async def run(
 
     `answer_id`: of an answer whose id is not made of its request's; it can be cancelled by either.
     """
-    async with live.tracked(owner, answer_id or job.id), live.tracked(owner, job.id):
-        await fanout.run(generations, sink)
+    with live.counted(owner):
+        async with live.tracked(owner, answer_id or job.id, job.id):
+            await fanout.run(generations, sink)

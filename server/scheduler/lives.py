@@ -30,6 +30,8 @@ SUSPECT = 2
 """Strikes after which a task is tried alone, until its first token."""
 
 GUILTY = 3
+FIRST = 0
+"""The application of what is wanted within a time, whenever it came: it may take a slot from any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,5 +230,5 @@ class Generation:
             salts=work.salts,
             boundaries=work.boundaries,
             num_generated=len(self._token_ids),
-            application=self._key[2],
+            application=self._key[2] if self._objective.within_ms is None else FIRST,
         )

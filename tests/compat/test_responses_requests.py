@@ -279,7 +279,7 @@ def test_an_answer_of_ours_is_input_of_the_next_request(name: str) -> None:
     coder = ResponseEncoder(ResponseHead("0f", 0, "m", 5, {}), WRITTEN[name].blocks(), bytes_of=bytes_of)
     for step in WRITTEN[name].steps:
         coder.collect(step)
-    items = msgspec.json.decode(coder.output(), type=list[Item])
+    items = msgspec.json.decode(coder.turn(), type=list[Item])
     found = as_chat(request(), items).messages
     chat.check_messages(found)
     blocks = [block for block in coder._blocks.blocks if block.kind == "call"]

@@ -90,6 +90,24 @@ def test_what_is_not_streamed_is_the_response_at_the_stream_s_end(name: str) -> 
     assert json.loads(collected.answer()) == last["response"]
 
 
+def test_a_turn_is_the_output_without_what_was_said_of_its_tokens() -> None:
+    """Twenty alternatives for each of ten thousand tokens would be too much to read again with every request."""
+    written = WRITTEN["text"]
+    coder = encoder(written, logprobs=True)
+    stream(coder, written)
+    items, turn = json.loads(coder.answer())["output"], json.loads(coder.turn())
+    assert len(items[0]["content"][0]["logprobs"]) > 1
+    items[0]["content"][0]["logprobs"] = []
+    assert turn == items
+
+
+def test_an_answer_that_has_ended_may_fail_all_the_same() -> None:
+    coder = encoder(WRITTEN["text"])
+    stream(coder, WRITTEN["text"])
+    coder.fail("Nothing is left.", "server_error")
+    assert json.loads(coder.answer())["status"] == "failed"
+
+
 @pytest.mark.parametrize(
     ("name", "status", "last"), [("text", "completed", "completed"), ("cut", "incomplete", "incomplete")]
 )

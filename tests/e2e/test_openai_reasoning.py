@@ -112,3 +112,21 @@ def test_a_model_that_cannot_think_says_so(server_url: str) -> None:
     answer = ask(server_url, reasoning_effort="high")
     assert (answer.status, answer.json()["error"]["param"]) == (400, "reasoning_effort")
     assert ask(server_url, reasoning_effort="none").status == 200
+
+
+def test_the_tokens_of_a_message_are_counted_with_the_thought_that_its_format_closes(thinker: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"]}
+    format = {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
+    chat = {"messages": [{"role": "user", "content": "Hi"}]}
+    counts = []
+    for fields in ({}, format):
+        counted = post(f"{thinker}/v1/messages/count_tokens", chat | fields).json()["input_tokens"]
+        usage = post(f"{thinker}/v1/messages", chat | fields | {"max_tokens": 4}).json()["usage"]
+        assert counted == usage["input_tokens"] + usage["cache_read_input_tokens"]
+        counts.append(counted)
+    assert counts[1] > counts[0]
+
+
+def test_a_count_of_tools_that_cannot_be_called_is_an_error_of_the_client(thinker: str) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], "tool_choice": {"type": "tool", "name": "f"}}
+    assert post(f"{thinker}/v1/messages/count_tokens", body).status == 400

@@ -32,6 +32,12 @@ def small() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
+def two_at_a_time() -> Iterator[Server]:
+    with serve("--engine", "sim", "--sim-step-ms", "4", "--max-concurrency-per-key", "2") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def strict() -> Iterator[Server]:
     with serve(
         *("--engine", "sim", "--api-key", "one", "two", "--open-metrics", "--max-concurrency-per-key", "1"),
@@ -104,6 +110,26 @@ def test_a_refusal_names_the_flag_and_programs_are_refused_as_well(small: Server
             assert answer.body["error"]["code"] == "queue_full"
             assert "--max-queued-requests" in answer.body["error"]["message"]
         assert api("GET", session).status == 200, "looking is no work"
+    assert until(lambda: api("POST", "/v1/completions", {"prompt": "Hi", "max_tokens": 1}).status == 200)
+
+
+@pytest.mark.parametrize("named", [{"session_id": "a"}, {"program_id": "a"}, {"request_id": "a"}])
+def test_no_name_of_a_request_gets_around_the_bound_of_a_key(
+    named: dict[str, str], two_at_a_time: Server
+) -> None:
+    api = Api(two_at_a_time.url)
+    chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 30_000, "ignore_eos": True}
+    long = chat | {"stream": True} | named
+    place = "/v1/chat/completions"
+    with api.stream("POST", place, long) as one, api.stream("POST", place, long) as two:
+        next(one), next(two)
+        for path, body in (
+            (place, long),
+            ("/v1/messages", chat | {"session_id": "a"}),
+            ("/v1/responses", {"input": "Hi", "session_id": "a"}),
+        ):
+            answer = api("POST", path, body)
+            assert (answer.status, "--max-concurrency-per-key" in str(answer.body)) == (429, True), path
     assert until(lambda: api("POST", "/v1/completions", {"prompt": "Hi", "max_tokens": 1}).status == 200)
 
 

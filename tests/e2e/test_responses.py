@@ -424,3 +424,31 @@ def test_a_bad_page_names_its_field(client: OpenAI, model: str, api: Api, query:
     assert (answer.status, answer.body["error"]["param"]) == (400, param)
     streamed = api("GET", f"/v1/responses/{made.id}?stream=true")
     assert (streamed.status, streamed.body["error"]["param"]) == (400, "stream")
+
+
+def test_a_response_with_many_scores_can_be_continued(sim: Api) -> None:
+    scored = {"input": STORY, "max_output_tokens": 2000, "ignore_eos": True, "top_logprobs": 20}
+    first = sim("POST", "/v1/responses", scored).body
+    assert len(first["output"][0]["content"][0]["logprobs"]) == 2000
+    second = sim(
+        "POST",
+        "/v1/responses",
+        {"input": "Go on.", "previous_response_id": first["id"], "max_output_tokens": 2},
+    )
+    assert second.status == 200, second.body
+
+
+def test_more_values_than_can_be_looked_at_are_refused_and_then_a_canary(sim: Api) -> None:
+    many = ", ".join(['{"role": "user", "content": ""}'] * 100_000)
+    calls = ", ".join(['{"type": "function_call", "call_id": "a", "name": "a", "arguments": ""}'] * 20_000)
+    for path, body, status in (
+        ("/v1/responses", f'{{"input": [{many}]}}', 413),
+        ("/v1/responses", f'{{"input": [{calls}]}}', 400),
+        ("/v1/chat/completions", f'{{"messages": [{many}]}}', 413),
+        ("/v1/messages", f'{{"max_tokens": 1, "messages": [{many}]}}', 413),
+    ):
+        assert sim("POST", path, body.encode()).status == status, path
+    nested = json.dumps({"function": {"name": "f", "arguments": "[" + "[]," * 200_000 + "[]]"}})
+    chat = f'{{"messages": [{{"role": "assistant", "tool_calls": [{nested}]}}]}}'
+    assert sim("POST", "/v1/chat/completions", chat.encode()).status == 413
+    assert sim("POST", "/v1/responses", {"input": "Hi", "max_output_tokens": 1}).status == 200

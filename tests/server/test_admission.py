@@ -43,6 +43,14 @@ def test_an_empty_queue_takes_a_request_of_any_size() -> None:
     an_admission(seats=1, requests=1, tokens=10).check("t", requests=100, tokens=10_000)
 
 
+def test_requests_of_one_application_count_for_a_key_as_well() -> None:
+    admission = an_admission(seats=100, per_key=2)
+    admission.taken("t", "program", 1)
+    admission.check("t", alongside=1)
+    with pytest.raises(TooManyRequests, match="--max-concurrency-per-key"):
+        admission.check("t", alongside=2)
+
+
 def test_a_key_has_a_bound_of_its_own_and_others_are_not_concerned() -> None:
     admission = an_admission(seats=100, per_key=1)
     admission.taken("t", "session", 1)
