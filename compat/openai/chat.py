@@ -21,6 +21,10 @@ TEMPLATE_ARGUMENTS = ("enable_thinking", "thinking")
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
+MAX_MESSAGES = 4096
+MAX_ARGUMENTS = 1_000_000
+"""Characters of the arguments of all calls together: templates are given them as JSON."""
+
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -109,8 +113,20 @@ def _check_template_arguments(arguments: Mapping[str, object]) -> None:
 
 def check_messages(messages: Sequence[Message]) -> None:
     """Raises InvalidField."""
+    if len(messages) > MAX_MESSAGES:
+        raise InvalidField(f"At most {MAX_MESSAGES} messages are allowed.", "messages")
     for index, message in enumerate(messages):
         _check_message(message, f"messages[{index}]")
+    if (
+        sum(len(call.function.arguments) for each in messages for call in each.tool_calls or ())
+        > MAX_ARGUMENTS
+    ):
+        raise InvalidField(f"The calls' arguments have more than {MAX_ARGUMENTS} characters.", "messages")
+
+
+def arguments(messages: Sequence[Message]) -> str:
+    """What is JSON within the texts of a conversation."""
+    return ",".join(call.function.arguments for each in messages for call in each.tool_calls or ())
 
 
 def _check_message(message: Message, at: str) -> None:

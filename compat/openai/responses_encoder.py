@@ -27,9 +27,6 @@ from compat.openai.logprobs import TokenBytes, chat_tokens
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
-TokenObject = dict[str, object]
-"""A token with its logprobs, as a chat has it."""
-
 _TYPES: Mapping[Kind, str] = {"text": "message", "thought": "reasoning", "call": "function_call"}
 _TEXTS: Mapping[Kind, str] = {
     "text": "output_text",
@@ -70,15 +67,18 @@ class ResponseEncoder:
         self.head = head
         self.status: Status = "queued"
         self._blocks = blocks
-        self._spoken: dict[int, list[TokenObject]] = {}  # by block
+        self._spoken: dict[
+            int, list[bytes]
+        ] = {}  # by block: tokens with their logprobs as a chat has them, as JSON
         self._logprobs = logprobs
         self._bytes_of = bytes_of
-        self._pending: list[TokenObject] = []  # those whose text has not come out of the parser
+        self._pending: list[bytes] = []  # those whose text has not come out of the parser
         self._completed_at: int | None = None
         self._error: Mapping[str, object] | None = None
         self._output_tokens = self._cached_tokens = 0
         self._places: dict[int, bytes] = {}  # by block
         self._sequence = 0
+        self._whole: bytes | None = None  # the answer, once it has ended: with logprobs it may have megabytes
 
     def begin(self) -> list[TypedEvent]:
         """Before the first step."""
@@ -106,14 +106,14 @@ class ResponseEncoder:
             self._cached_tokens = delta.cached_tokens
         self._output_tokens += len(delta.token_ids)
         if self._logprobs and delta.logprobs:
-            self._pending += chat_tokens(delta.token_ids, delta.logprobs, self._bytes_of)
+            self._pending += map(orjson.dumps, chat_tokens(delta.token_ids, delta.logprobs, self._bytes_of))
         if delta.finish_reason is None:
             self.status = "in_progress"
         else:
             self.status = "incomplete" if delta.finish_reason == "length" else "completed"
         return self._blocks.feed(delta)
 
-    def _tokens_of(self, change: Change) -> Sequence[TokenObject]:
+    def _tokens_of(self, change: Change) -> Sequence[bytes]:
         """Those of a piece of text. What is written in a call or a thought has none to show."""
         if isinstance(change, Opened) and change.block.kind != "text":
             self._pending = []
@@ -126,14 +126,19 @@ class ResponseEncoder:
     def end(self, now: int) -> list[TypedEvent]:
         """After the last step or a failure, in unix seconds."""
         self._completed_at = now if self.status == "completed" else None
+        self._whole = self._written()
         return [self._lifecycle("failed" if self.status == "cancelled" else self.status)]
 
     def fail(self, message: str, code: str, *, cancelled: bool = False) -> None:
         """In the place of all steps that would have followed. `code` is one of OpenAI's for a response."""
+        self._whole = None
         self.status = "cancelled" if cancelled else "failed"
         self._error = {"code": code, "message": message}
 
     def answer(self) -> bytes:
+        return self._written() if self._whole is None else self._whole
+
+    def _written(self) -> bytes:
         members = {
             "id": self.head.id,
             "object": "response",
@@ -146,11 +151,15 @@ class ResponseEncoder:
             **self.head.echo,
             "usage": self._usage() if self.status not in ("queued", "in_progress") else None,
         }
-        return b'%b,"output":%b}' % (msgspec.json.encode(members)[:-1], self.output())
+        return b'%b,"output":%b}' % (msgspec.json.encode(members)[:-1], self._output())
 
-    def output(self) -> bytes:
-        """The items as a list, as they come back in the next request's input."""
-        return b"[%b]" % b",".join(self._item(block, self._status(block)) for block in self._blocks.blocks)
+    def turn(self) -> bytes:
+        """The items as a list, as they come back in the next request's input: without what was said of tokens."""
+        return self._output(spoken=False)
+
+    def _output(self, spoken: bool = True) -> bytes:
+        items = (self._item(block, self._status(block), spoken) for block in self._blocks.blocks)
+        return _array([*items])
 
     def _usage(self) -> dict[str, object]:
         return {
@@ -187,10 +196,10 @@ class ResponseEncoder:
             events.append(self._event("response.content_part.added", part))
         return events
 
-    def _grown(self, block: Block, text: str, tokens: Sequence[TokenObject]) -> TypedEvent:
+    def _grown(self, block: Block, text: str, tokens: Sequence[bytes]) -> TypedEvent:
         members = self._place(block) + b'"delta":' + orjson.dumps(text)
         if block.kind == "text":
-            members += b',"logprobs":' + orjson.dumps(tokens)
+            members += b',"logprobs":' + _array(tokens)
         return self._event(f"response.{_TEXTS[block.kind]}.delta", members)
 
     def _closed(self, block: Block) -> list[TypedEvent]:
@@ -202,7 +211,7 @@ class ResponseEncoder:
         else:
             members = place + b'"text":' + text
             if block.kind == "text":
-                members += b',"logprobs":' + orjson.dumps(self._spoken.get(block.index, ()))
+                members += b',"logprobs":' + _array(self._spoken.get(block.index, ()))
             part = place + b'"part":' + self._part(block)
             events = [self._event(name, members), self._event("response.content_part.done", part)]
         done = self._indexed(block, self._status(block))
@@ -214,22 +223,22 @@ class ResponseEncoder:
         cut = self.status == "incomplete" and block is self._blocks.blocks[-1]
         return "incomplete" if cut else "completed"
 
-    def _item(self, block: Block, status: str) -> bytes:
+    def _item(self, block: Block, status: str, spoken: bool = True) -> bytes:
         head: dict[str, object] = {"id": self._id(block), "type": _TYPES[block.kind], "status": status}
         if block.kind == "call":
             call_id = f"call_{self.head.stem}_{block.index}"
             return orjson.dumps(head | {"call_id": call_id, "name": block.name, "arguments": block.text})
         own: dict[str, object] = {"role": "assistant"} if block.kind == "text" else {"summary": []}
-        content = b"" if block.open and not block.parts else self._part(block)
+        content = b"" if block.open and not block.parts else self._part(block, spoken)
         return b'%b,"content":[%b]}' % (orjson.dumps(head | own)[:-1], content)
 
-    def _part(self, block: Block) -> bytes:
+    def _part(self, block: Block, spoken: bool = True) -> bytes:
         if block.kind == "thought":
             return orjson.dumps({"type": "reasoning_text", "text": block.text})
-        tokens = () if block.open and not block.parts else self._spoken.get(block.index, ())
-        return orjson.dumps(
-            {"type": "output_text", "text": block.text, "annotations": [], "logprobs": tokens}
-        )
+        empty = not spoken or (block.open and not block.parts)
+        tokens = () if empty else self._spoken.get(block.index, ())
+        text = orjson.dumps(block.text)
+        return b'{"type":"output_text","text":%b,"annotations":[],"logprobs":%b}' % (text, _array(tokens))
 
     def _indexed(self, block: Block, status: str) -> bytes:
         return b'"output_index":%d,"item":%b' % (block.index, self._item(block, status))
@@ -243,3 +252,7 @@ class ResponseEncoder:
 
     def _id(self, block: Block) -> str:
         return f"{_PREFIXES[block.kind]}_{self.head.stem}_{block.index}"
+
+
+def _array(values: Sequence[bytes]) -> bytes:
+    return b"[%b]" % b",".join(values)

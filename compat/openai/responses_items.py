@@ -16,6 +16,9 @@ from compat.openai.chat import Message
 from compat.openai.errors import InvalidField
 from compat.openai.tools.fields import CalledFunction, ToolCall
 
+MAX_ITEMS = 8192
+"""Of a conversation."""
+
 _ROLES = ("user", "assistant", "system", "developer")
 _TEXTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 
@@ -58,6 +61,8 @@ def messages(history: Sequence[Item], new: Sequence[Item]) -> list[Message]:
 
     Raises InvalidField, with the place in `input` for an item of `new`.
     """
+    if len(history) + len(new) > MAX_ITEMS:
+        raise InvalidField(f"A conversation may have at most {MAX_ITEMS} items.", "input")
     found: list[Message] = []
     calls: dict[str, str] = {}
     thought = ""
@@ -112,8 +117,10 @@ def _append_call(found: list[Message], call: ToolCall, thought: str) -> None:
     last = found[-1] if found else None
     if last is None or last.role != "assistant" or thought:
         found.append(Message("assistant", tool_calls=[call], reasoning_content=thought or None))
+    elif last.tool_calls is None:
+        found[-1] = msgspec.structs.replace(last, tool_calls=[call])
     else:
-        found[-1] = msgspec.structs.replace(last, tool_calls=[*(last.tool_calls or ()), call])
+        last.tool_calls.append(call)  # made here: nobody else has it
 
 
 def _output(item: Item, calls: dict[str, str], at: str) -> Message:

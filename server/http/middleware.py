@@ -26,7 +26,7 @@ from server.tenant import ANONYMOUS, KeyRing, Tenant
 log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_OPEN = frozenset({"/health", "/health/ready", "/ping", "/", "/docs", "/openapi.json"})
+_OPEN = frozenset({"/health", "/health/ready", "/ping"})
 
 
 CLIENT_LEFT = 499

@@ -326,9 +326,9 @@ SEMANTIC = (
 )
 
 OPERATIONS = (
-    Operation("GET", "/", "What this is, and where to go", "Operations", {200: Index}, open=True),
-    Operation("GET", "/docs", "A page that shows this document", "Operations", {200: "text/html"}, open=True),
-    Operation("GET", "/openapi.json", "This document", "Operations", {200: "application/json"}, open=True),
+    Operation("GET", "/", "What this is, and where to go", "Operations", {200: Index}),
+    Operation("GET", "/docs", "A page that shows this document", "Operations", {200: "text/html"}),
+    Operation("GET", "/openapi.json", "This document", "Operations", {200: "application/json"}),
     Operation("GET", "/health", "Liveness", "Operations", {200: Health, 503: Health}, open=True),
     Operation("GET", "/ping", "Liveness", "Operations", {200: Health, 503: Health}, open=True),
     Operation("GET", "/health/ready", "Readiness", "Operations", {200: Ready, 503: Ready}, open=True),

@@ -168,10 +168,10 @@ def test_a_browser_gets_pages_that_load_nothing_from_elsewhere(sim_url: str) -> 
         assert "$version" not in page
 
 
-def test_the_way_is_shown_without_a_key() -> None:
+def test_where_a_key_is_set_it_is_needed_for_all_but_health() -> None:
     with serve("--engine", "sim", "--api-key", "secret") as server:
         api = Api(server.url)
-        assert api("GET", "/").body["docs"] == "/docs"
-        assert json.dumps(api("GET", "/openapi.json").body)
-        assert api("GET", "/docs").status == 200
-        assert api("GET", "/v1/models").status == 401
+        for path in ("/", "/docs", "/openapi.json", "/v1/models", "/metrics", "/version"):
+            assert api("GET", path).status == 401, path
+        for path in ("/health", "/health/ready", "/ping"):
+            assert api("GET", path).status == 200, path
