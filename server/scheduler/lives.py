@@ -30,6 +30,7 @@ SUSPECT = 2
 """Strikes after which a task is tried alone, until its first token."""
 
 GUILTY = 3
+
 FIRST = 0
 """The application of what is wanted within a time, whenever it came: it may take a slot from any other."""
 
