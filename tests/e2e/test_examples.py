@@ -1,4 +1,4 @@
-"""Every program of examples/ runs, in both forms, and prints something."""
+"""Every program of examples/ runs, in both forms, and its answer is right where the model knows the answer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,14 @@ from bench.serving import ROOT
 EXAMPLES = ROOT / "examples"
 PROGRAMS = sorted(EXAMPLES.glob("*.py"))
 SCRIPTS = sorted(EXAMPLES.glob("*.sh"))
+ANSWERS = {
+    "chain_summary": ("Mia lost a red ball", "Otto", "found a blue kite on the hill and gave it to Tom"),
+    "chat": ("fox",),
+    "extraction": ("Mia", "Tom", "the park", "A red ball."),
+    "map_reduce": ("Lily found a green hat", "Otto lost a kite", "Anna bought milk"),
+    "writer_reviewer": ("fox named Mia", "in the park"),
+}
+"""What the output says. The stories are the model's own, but for what they were asked to be about."""
 
 
 def run(command: list[str], server_url: str) -> str:
@@ -37,7 +45,9 @@ def test_every_program_comes_in_both_forms() -> None:
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=[path.stem for path in PROGRAMS])
 def test_a_program_runs_with_the_sdk(path: Path, server_url: str) -> None:
-    assert run([sys.executable, "-m", f"examples.{path.stem}"], server_url).strip()
+    answer = run([sys.executable, "-m", f"examples.{path.stem}"], server_url)
+    assert answer.strip()
+    assert all(word in answer for word in ANSWERS.get(path.stem, ())), answer
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=[path.stem for path in SCRIPTS])
@@ -45,3 +55,5 @@ def test_a_program_runs_with_curl(path: Path, server_url: str) -> None:
     answer = run(["sh", str(path)], server_url)
     assert '"value' in answer, answer
     assert '"error":{' not in answer, answer
+    # An event stream writes a text in pieces: its end holds the whole.
+    assert all(word in answer for word in ANSWERS.get(path.stem, ())), answer
