@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from ops import cuda, cuda_linear
+from ops.linear import PlainLinear
 
 
-class CublasLinear:
+class CublasLinear(PlainLinear):
     """x W^T + b as cuBLAS computes it: fastest, but a row's bits may depend on how many rows there are."""
 
-    __slots__ = ("_bias", "_weight", "in_features", "out_features")
-
-    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
-        self.out_features, self.in_features = weight_NK.shape
-        self._weight = weight_NK
-        self._bias = bias_N
-
-    def __call__(self, x_RK: torch.Tensor) -> torch.Tensor:
-        return F.linear(x_RK, self._weight, self._bias)
+    __slots__ = ()
 
     def add(self, x_RK: torch.Tensor, residual_RN: torch.Tensor) -> torch.Tensor:
         """Overwrites the residual: the sum is made in the product's epilogue, and rounded once."""
         if self._bias is not None:
-            return F.linear(x_RK, self._weight, self._bias).add_(residual_RN)
+            return super().add(x_RK, residual_RN)
         return residual_RN.addmm_(x_RK, self._weight.t())
 
 

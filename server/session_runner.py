@@ -19,16 +19,13 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from engine.types import Salt
-from server import logs
+from server import eager_prefill, foresight, logs
 from server.call_cache import CallCache, Flight, key_of
-from server.eager_prefill import EagerPrefill
 from server.errors import ApiError, BadRequest, DeadlineExceeded
-from server.foresight import Foresight
 from server.generation import GenerationParams, TextDelta
 from server.graph import prefix, prepared
 from server.graph.objective import strictest
-from server.lengths import Lengths
-from server.scheduler.dispatcher import Dispatcher, Work
+from server.scheduler.dispatcher import Work
 from server.scheduler.events import TaskSpec
 from server.session.events import (
     CallsSubmitted,
@@ -43,7 +40,7 @@ from server.session.events import (
 from server.session.session import Session
 from server.subscription import Subscriptions
 from server.tenant import Tenant
-from server.tokenizer import LONG_TEXT, Tokenizer
+from server.tokenizer import LONG_TEXT
 
 if TYPE_CHECKING:
     from server.graph.call import Task
@@ -54,21 +51,11 @@ IDLE = ""
 """Rung in a session's subscriptions when nothing of it runs any more; no variable or call has this id."""
 
 
-class Host(Protocol):
-    """What a runner needs of the server around it."""
+class Host(eager_prefill.Host, foresight.Host, Protocol):
+    """What a runner and its parts need of the server around them."""
 
     @property
-    def dispatcher(self) -> Dispatcher: ...
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-    @property
-    def max_model_len(self) -> int: ...
-    @property
     def calls(self) -> CallCache | None: ...
-    @property
-    def lengths(self) -> Lengths: ...
-    @property
-    def disabled(self) -> frozenset[str]: ...
 
 
 @dataclass(slots=True)
@@ -131,8 +118,8 @@ class SessionRunner:
         self.tenant = tenant
         self.subscriptions = Subscriptions()
         self._host = host
-        self._foresight = Foresight(session, tenant, host)
-        self._eager = EagerPrefill(session, tenant, host)
+        self._foresight = foresight.Foresight(session, tenant, host)
+        self._eager = eager_prefill.EagerPrefill(session, tenant, host)
         self._running: dict[str, _Running] = {}
         self._deadlines: dict[str, float] = {}
 

@@ -1,8 +1,23 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from openai import OpenAI
 
 from tests.e2e.api import Api
+
+
+@pytest.fixture(scope="session")
+def client(server_url: str) -> Iterator[OpenAI]:
+    """The `openai` package at the default server."""
+    with OpenAI(base_url=f"{server_url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def model(client: OpenAI) -> str:
+    return client.models.list().data[0].id
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import openai
 import pytest
@@ -13,17 +12,6 @@ from openai.types.chat import ChatCompletionContentPartTextParam, ChatCompletion
 from tests.e2e.plain import get, post
 
 PROMPT = "Once upon a time, there was a little"
-
-
-@pytest.fixture(scope="module")
-def client(server_url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server_url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def model(client: OpenAI) -> str:
-    return client.models.list().data[0].id
 
 
 def test_models_are_listed_and_found(client: OpenAI, model: str, server_url: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,17 +29,6 @@ LONG: dict[str, Any] = {
 def generating(api: Api) -> float:
     lines = api("GET", "/metrics").body.splitlines()
     return float(next(line.split()[-1] for line in lines if line.startswith("parrot:generations ")))
-
-
-@pytest.fixture(scope="module")
-def client(server_url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server_url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def model(client: OpenAI) -> str:
-    return client.models.list().data[0].id
 
 
 def say(client: OpenAI, model: str, content: str, parrot: dict[str, object], **fields: Any) -> Any:

@@ -39,17 +39,6 @@ class Animal(BaseModel):
 
 
 @pytest.fixture(scope="module")
-def client(server_url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server_url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def model(client: OpenAI) -> str:
-    return client.models.list().data[0].id
-
-
-@pytest.fixture(scope="module")
 def slow() -> Iterator[Server]:
     """Fifty tokens a second on the simulated engine: what runs can be caught running."""
     flags = ("--engine", "sim", "--sim-step-ms", "20", "--api-key", "one", "two")

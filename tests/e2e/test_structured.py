@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
@@ -47,17 +46,6 @@ class Owner(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     pet: Cat | Dog = Field(discriminator="kind")
-
-
-@pytest.fixture(scope="module")
-def client(server_url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server_url}/v1", api_key="none", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def model(client: OpenAI) -> str:
-    return client.models.list().data[0].id
 
 
 def complete(url: str, **fields: object) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,12 +30,6 @@ COLOUR = {
 REST = {"type": "function", "function": {"name": "rest"}}
 NAMED = {"type": "function", "function": {"name": "paint"}}
 HI = [{"role": "user", "content": "Paint the house."}]
-
-
-@pytest.fixture(scope="module")
-def client(server_url: str) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{server_url}/v1", api_key="none", max_retries=0) as client:
-        yield client
 
 
 def ask(client: OpenAI, **fields: Any) -> Any:
