@@ -221,7 +221,7 @@ class Service:
             expected_tokens=expected_tokens,
         )
         work = Work(spec, prompt_ids, params, (Salt(0, tenant.salt),))
-        if program is not None and "next-use-eviction" not in self.config.disable:
+        if program is not None and "next-use-eviction" not in self.disabled:
             return leased(self.dispatcher, work, self.tokenizer)
         return self.dispatcher.generate(work, self.tokenizer)
 

@@ -45,9 +45,8 @@ class Sessions:
         self._runners: dict[str, SessionRunner] = {}
         self._programs = Programs()
         self._expiry: asyncio.Handle | None = None
-        self._expires = (
-            math.inf
-        )  # on the loop's clock; uvloop's handle of what is due at once does not know it
+        # On the loop's clock; uvloop's handle of what is due at once does not know it.
+        self._expires = math.inf
 
     @property
     def count(self) -> int:
