@@ -12,8 +12,8 @@ Order is (urgency, key, arrival); where several tenants wait within a class, who
 (Shares). Blocks and slots are taken from worse running sequences for better running ones; for waiting ones
 blocks only from a less urgent class, slots also from a worse one of their tenant whose application came later
 ("pausing": that is what makes application order hold on few slots). Speculative work gets the tokens that are
-left over, a small share of a step while others run, and is dropped instead of preempted. Where somebody who decodes has a
-limit on the time of a step, the less urgent are put in as far as that allows (Pace).
+left over, a small share of a step while others run, and is dropped instead of preempted. Where somebody who
+decodes has a limit on the time of a step, the less urgent are put in as far as that allows (Pace).
 """
 
 from __future__ import annotations
