@@ -19,7 +19,13 @@ class Complete(Struct, frozen=True, kw_only=True, omit_defaults=False):
     """A part of an answer that always says all of its members, also what is 0, empty or null."""
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+class Asked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of what a client sends: a member that does not exist is an error, so that a misspelt one is seen.
+
+    Answers are read leniently: a client goes on with a server that says more."""
+
+
+class Limits(Asked, frozen=True, kw_only=True):
     """A criterion as numbers, in milliseconds: time to first token, time per token, completion from now."""
 
     ttft_ms: float | None = None
@@ -31,7 +37,7 @@ Criteria = str | Limits
 """`latency`, `throughput`, `ttft_ms:200,tpot_ms:40`, or `Limits`."""
 
 
-class Sampling(Struct, frozen=True, kw_only=True):
+class Sampling(Asked, frozen=True, kw_only=True):
     """How an output is generated. Absent: the model's generation config, else OpenAI's default."""
 
     max_tokens: int | None = None
@@ -53,7 +59,7 @@ class Sampling(Struct, frozen=True, kw_only=True):
     n: int | None = None
 
 
-class Placeholder(Struct, frozen=True, kw_only=True):
+class Placeholder(Asked, frozen=True, kw_only=True):
     """Binds an `{{input:name}}` or `{{output:name}}` of a prompt. `in_out`: the paper's true is an output."""
 
     name: str
@@ -65,18 +71,18 @@ class Placeholder(Struct, frozen=True, kw_only=True):
     format: dict[str, Any] | None = None
 
 
-class ContentPart(Struct, frozen=True, kw_only=True):
+class ContentPart(Asked, frozen=True, kw_only=True):
     type: str
     text: str | None = None
 
 
-class Message(Struct, frozen=True, kw_only=True):
+class Message(Asked, frozen=True, kw_only=True):
     role: str
     content: str | list[ContentPart] | None = None
     name: str | None = None
 
 
-class Call(Struct, frozen=True, kw_only=True):
+class Call(Asked, frozen=True, kw_only=True):
     """One templated LLM call: exactly one of `prompt` and `messages`."""
 
     prompt: str | None = None
@@ -87,7 +93,7 @@ class Call(Struct, frozen=True, kw_only=True):
     share: Literal["tenant", "public"] | None = None
 
 
-class ProgramRequest(Struct, frozen=True, kw_only=True):
+class ProgramRequest(Asked, frozen=True, kw_only=True):
     """POST /v1/programs. `get` absent: every output that nothing consumes."""
 
     calls: list[Call]
@@ -99,30 +105,30 @@ class ProgramRequest(Struct, frozen=True, kw_only=True):
     model: str | None = None
 
 
-class SessionRequest(Struct, frozen=True, kw_only=True):
+class SessionRequest(Asked, frozen=True, kw_only=True):
     ttl: float | None = None
     model: str | None = None
     metadata: dict[str, str] | None = None
 
 
-class SubmitRequest(Struct, frozen=True, kw_only=True):
+class SubmitRequest(Asked, frozen=True, kw_only=True):
     """POST /v1/sessions/{s}/calls when several calls come at once."""
 
     calls: list[Call]
 
 
-class SetRequest(Struct, frozen=True, kw_only=True):
+class SetRequest(Asked, frozen=True, kw_only=True):
     value: str
 
 
-class GetRequest(Struct, frozen=True, kw_only=True):
+class GetRequest(Asked, frozen=True, kw_only=True):
     """POST /v1/sessions/{s}/get."""
 
     variables: dict[str, Criteria | None] | list[str]
     wait: float | None = None
 
 
-class PaperSubmit(Struct, frozen=True, kw_only=True):
+class PaperSubmit(Asked, frozen=True, kw_only=True):
     """POST /v1/submit: the paper's body to the letter."""
 
     prompt: str
@@ -130,7 +136,7 @@ class PaperSubmit(Struct, frozen=True, kw_only=True):
     placeholders: list[Placeholder] | None = None
 
 
-class PaperGet(Struct, frozen=True, kw_only=True):
+class PaperGet(Asked, frozen=True, kw_only=True):
     """POST /v1/get: the paper's body to the letter."""
 
     semantic_var_id: str

@@ -1,8 +1,9 @@
 """Reads a request body as JSON of a type.
 
 Responsible for: turning whatever a client sent into a Struct, or into an error that names the field. The
-content type is not looked at (curl's default is a form), null is what the types make of it (absent), and a
-member that a type does not know is ignored, with a debug line, because clients add their own.
+content type is not looked at (curl's default is a form), null is what the types make of it (absent). A member
+that a type does not know is an error in our own API; in OpenAI's and Anthropic's it is ignored, with a debug
+line, because their clients add their own.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _KINDS = {
     dict: "object",
 }
 _MAX_KEY = 140  # characters of a client's key in an error
-_MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
+_FIELD = re.compile(r"(?P<problem>missing required|unknown) field `(?P<field>[^`]+)`")
 
 
 async def read(request: web.Request, type_: type[T]) -> T:
@@ -82,25 +83,35 @@ def _named(message: str, data: bytes) -> BadRequest:
     if _ANY_KEY in path:
         path = _with_key(path, text, data)
     path = path.lstrip(".")
-    if missing := _MISSING.search(text):
-        path = f"{path}.{missing['field']}" if path else missing["field"]
+    code = "invalid_type"
+    if named := _FIELD.search(text):
+        field = named["field"][:_MAX_KEY]
+        text = f"{text[: named.start('field')]}{field}`".replace("Object contains unknown", "Unknown")
+        path = f"{path}.{field}" if path else field
+        code = "unknown_field" if named["problem"] == "unknown" else code
     where = f" (at {path})" if path else ""
-    return BadRequest(f"{text}{where}.", param=path or None, code="invalid_type")
+    return BadRequest(f"{text}{where}.", param=path or None, code=code)
 
 
 def _with_key(path: str, problem: str, data: bytes) -> str:
     """msgspec writes `[...]` for whatever key: it is the first one with a value as the problem has it."""
     before, _, after = path.partition(_ANY_KEY)
-    got = _GOT.search(problem)
-    if got is None:
-        return before
     try:
         members = _at(msgspec.json.decode(data), before)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # what follows is not even JSON
         return before
-    found = (key for key, value in members.items() if _KINDS[type(_at(value, after))] == got["kind"])
+    found = (key for key, value in members.items() if _has(problem, _at(value, after)))
     key = next(found, None)
     return before if key is None else f"{before}.{key[:_MAX_KEY]}{after}"
+
+
+def _has(problem: str, value: Any) -> bool:
+    """Whether msgspec can have meant `value`: by its kind, or by the field that it has or lacks."""
+    if got := _GOT.search(problem):
+        return _KINDS[type(value)] == got["kind"]
+    if named := _FIELD.search(problem):
+        return isinstance(value, dict) and (named["field"] in value) == (named["problem"] == "unknown")
+    return False
 
 
 def _at(value: Any, path: str) -> Any:

@@ -17,8 +17,10 @@ from aiohttp import web
 
 from parrot import wire
 from server.errors import BadRequest
+from server.http import operations
 from server.http.body import read, read_optional
 from server.http.keys import SERVICE, TENANT
+from server.http.known_query import knowing_their_query
 from server.http.sse import Stream
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ _STATUS = {None: HTTPStatus.OK, "done": HTTPStatus.OK, "running": HTTPStatus.ACC
 
 def routes() -> list[web.RouteDef]:
     session = "/v1/sessions/{session}"
-    return [
+    routes = [
         web.post("/v1/programs", create_program),
         web.get("/v1/programs/{program}", look_at_program),
         web.delete("/v1/programs/{program}", cancel_program),
@@ -54,6 +56,7 @@ def routes() -> list[web.RouteDef]:
         web.post("/v1/submit", paper_submit),
         web.post("/v1/get", paper_get),
     ]
+    return knowing_their_query(routes, operations.SEMANTIC)
 
 
 async def create_program(request: web.Request) -> web.StreamResponse:

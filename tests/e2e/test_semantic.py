@@ -500,7 +500,7 @@ def test_a_placeholder_that_cannot_be_honoured_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    "query", ["criteria=fast", "criteria=ttft_ms:x", "wait=301", "wait=nan", "stream=maybe"]
+    "query", ["criteria=fast", "criteria=ttft_ms:x", "wait=301", "wait=nan", "stream=maybe", "wiat=0"]
 )
 def test_a_query_that_cannot_be_honoured_is_refused_by_name(api: Api, query: str) -> None:
     session = api.session()

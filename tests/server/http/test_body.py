@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from parrot import wire
 from server.errors import BadRequest
 from server.http.body import decode, read, read_optional
 from tests.server.http.serving import serving
@@ -47,7 +48,7 @@ class Body(msgspec.Struct):
         ('{"items": [], "bias": {"1": "x"}}', "bias.1"),
         ('{"items": [], "bias": {"a": 1, "b.c": null, "d": null}}', "bias.b.c"),
         ('{"items": [], "limits": {"a": "x", "b": {"most": 1}, "c": {"most": "x"}}}', "limits.c.most"),
-        ('{"items": [], "limits": {"a": "x", "b": {}}}', "limits.most"),
+        ('{"items": [], "limits": {"a": "x", "b": {}}}', "limits.b.most"),
         ('{"items": [], "limits": {"a": 1}, "x": [', "limits"),
         ('{"items": [], "bias": {"1": 1e999}}', "bias"),
     ],
@@ -57,6 +58,20 @@ def test_a_wrong_type_is_named_by_its_path(data: str, param: str | None) -> None
         decode(data.encode(), Body)
     assert caught.value.info.param == param
     assert "$" not in caught.value.info.message
+
+
+@pytest.mark.parametrize(
+    ("data", "param"),
+    [
+        ('{"calls": [], "colour": 1}', "colour"),
+        ('{"calls": [{"prompt": "x", "seed": 1}]}', "calls[0].seed"),
+        ('{"calls": [], "get": {"a": "latency", "b": {"tpot_ms": 1}, "c": {"tpot": 1}}}', "get.c.tpot"),
+    ],
+)
+def test_our_own_api_names_a_field_that_it_does_not_know(data: str, param: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        decode(data.encode(), wire.ProgramRequest)
+    assert (caught.value.info.param, caught.value.info.code) == (param, "unknown_field")
 
 
 @pytest.mark.parametrize(
