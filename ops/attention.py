@@ -8,6 +8,16 @@ from __future__ import annotations
 
 from ops.cpu_attention import CHUNK, AttentionStep, Geometry, choose_query_quantum
 from ops.cpu_prepared import PreparedSteps
+from ops.cpu_rows import plan_of_rows
 from ops.cpu_tiles import Plan, prepare
 
-__all__ = ["CHUNK", "AttentionStep", "Geometry", "Plan", "PreparedSteps", "choose_query_quantum", "prepare"]
+__all__ = [
+    "CHUNK",
+    "AttentionStep",
+    "Geometry",
+    "Plan",
+    "PreparedSteps",
+    "choose_query_quantum",
+    "plan_of_rows",
+    "prepare",
+]

@@ -6,15 +6,18 @@ torch's own kernels do not promise that, so three rules are kept here:
 - transcendental functions run a SIMD body and a scalar tail that round differently. Rows are multiples of
   64 elements, and an op that torch would split among threads at other than a multiple of 64 runs in slabs
   small enough not to be split (`_rows_per_slab`);
-- everything else elementwise is +, * and conversions, which IEEE rounds alike in body and tail; products are
-  never fused with sums (no addcmul, no complex multiplication);
-- reductions run along whole rows inside one thread (layer_norm) or not at all.
+- complex products, whose body and tail may round differently too, are split between threads at whole heads:
+  then what is tail is a matter of the element's place in its head;
+- everything else elementwise is +, *, square roots and conversions, which IEEE rounds alike in body and tail;
+  products are never fused with sums (no addcmul);
+- reductions run along whole rows inside one thread (layer_norm, vector_norm) or not at all.
 
 Shapes: R rows, H hidden or heads, K 2 x kv_heads, A heads + 2 x kv_heads, D head_dim, F ffn, S slots.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,19 +33,32 @@ _GRAIN = 32768  # elements; at::internal::GRAIN_SIZE, below which torch does not
 
 
 def prepare_norm_weight(weight_H: torch.Tensor) -> torch.Tensor:
-    """The fp32 weight that `rms_norm` wants: [2 x hidden], the second half zero."""
+    """What `rms_norm` wants, in fp32: for rows in fp32 [hidden], sqrt(hidden) in it; for others [2 x hidden], the
+    second half zero.
+    """
     weight = weight_H.float()
+    if weight_H.dtype == torch.float32:
+        return weight * math.sqrt(len(weight))
     return torch.cat((weight, torch.zeros_like(weight)))
 
 
-def rms_norm(x_RH: torch.Tensor, weight_2H: torch.Tensor, shape: tuple[int, ...], eps: float) -> torch.Tensor:
-    """RMS norm as one fused layer norm: the mean of [x, -x] is 0, so its variance is mean(x^2).
+def rms_norm(x_RH: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """RMS norm. torch's own decomposes into eight ops here.
 
-    torch's own `rms_norm` decomposes into eight ops here (13 us against 6 for a row of 256).
+    Rows of less than 32 bits as one fused layer norm, which converts as it goes: the mean of [x, -x] is 0, so its
+    variance is mean(x^2).
     """
-    doubled = torch.layer_norm(torch.cat((x_RH, -x_RH), -1), shape, weight_2H, None, eps)
+    if x_RH.dtype == torch.float32:
+        return (x_RH * _over_norm(x_RH, eps)).mul_(weight)
     rows, hidden = x_RH.shape
+    doubled = torch.layer_norm(torch.cat((x_RH, -x_RH), -1), (2 * hidden,), weight, None, eps)
     return doubled.as_strided((rows, hidden), (2 * hidden, 1))
+
+
+def _over_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """1 / sqrt(sum(x^2) + n eps) along the last dimension, of n elements: the inverse RMS over sqrt(n). x: fp32."""
+    norm: torch.Tensor = torch.linalg.vector_norm(x, 2, -1, True)
+    return norm.mul_(norm).add_(eps * x.shape[-1]).rsqrt_()
 
 
 def silu_and_mul(gate_up_R2F: torch.Tensor) -> torch.Tensor:
@@ -57,13 +73,14 @@ def gelu_tanh_and_mul(gate_up_R2F: torch.Tensor) -> torch.Tensor:
 class RopeStep:
     """What every layer of a step needs to rotate and write.
 
-    cos, sin: fp32 [rows, 1, head_dim] at the rows' positions; the first half of sin is negated, so that
-    rotation is x * cos + swap_halves(x) * sin. slots: int64 [rows], where keys and values go.
+    rotation: complex64 [rows, 1, head_dim / 2], cos + i sin at the rows' positions. slots: int64 [rows], where
+    keys and values go. runs: (first row, row after the last, first slot) of rows that go to slots in sequence, and
+    rows in none are written nowhere; None: take all as scattered.
     """
 
-    cos_R1D: torch.Tensor
-    sin_R1D: torch.Tensor
+    rotation_R1C: torch.Tensor
     slots_R: torch.Tensor
+    runs: tuple[tuple[int, int, int], ...] | None = None
 
 
 def rope_and_write_kv(
@@ -76,21 +93,38 @@ def rope_and_write_kv(
 ) -> None:
     rows, all_heads, dim = qkv_RAD.shape
     q_heads = q_out_RHD.shape[1]
-    kv_heads = (all_heads - q_heads) // 2
-    row_stride = all_heads * dim
-    offset = qkv_RAD.storage_offset()
-    qk = qkv_RAD.as_strided((rows, q_heads + kv_heads, dim), (row_stride, dim, 1), offset).float()
+    heads, kv_heads = (all_heads + q_heads) // 2, (all_heads - q_heads) // 2
+    row_stride, offset = all_heads * dim, qkv_RAD.storage_offset()
+    stored = qkv_RAD.as_strided((rows, heads, dim), (row_stride, dim, 1), offset)
+    qk = stored.float()
     if qk_norm_weight_HD is not None:
-        doubled = torch.layer_norm(torch.cat((qk, -qk), -1), (2 * dim,), None, None, eps)
-        qk = doubled[..., :dim] * qk_norm_weight_HD
-    swapped = torch.roll(qk, dim // 2, -1)
-    rotated = (qk * step.cos_R1D).add_(swapped.mul_(step.sin_R1D))
-    q_out_RHD.copy_(rotated[:, :q_heads])
-    kv = qkv_RAD.as_strided(
-        (2 * kv_heads, rows, dim), (dim, row_stride, 1), offset + q_heads * dim
-    )  # a transposed view: keys, then values
-    kv[:kv_heads].copy_(rotated[:, q_heads:].transpose(0, 1))
-    kv_pool_KSD.index_copy_(1, step.slots_R, kv)
+        qk = (qk * _over_norm(qk, eps)).mul_(qk_norm_weight_HD).mul_(math.sqrt(dim))
+    _rotate(qk, step.rotation_R1C)
+    if qk is not stored:
+        stored.copy_(qk)
+    q_out_RHD.copy_(qkv_RAD.as_strided((rows, q_heads, dim), (row_stride, dim, 1), offset))
+    kv_KRD = qkv_RAD.as_strided((2 * kv_heads, rows, dim), (dim, row_stride, 1), offset + q_heads * dim)
+    if step.runs is None:
+        kv_pool_KSD.index_copy_(1, step.slots_R, kv_KRD)
+        return
+    for begin, end, slot in step.runs:
+        kv_pool_KSD[:, slot : slot + end - begin].copy_(kv_KRD[:, begin:end])
+
+
+def _rotate(x_RHD: torch.Tensor, rotation_R1C: torch.Tensor) -> None:
+    """Multiply neighbouring elements, as one complex number, by their row's rotations, in place. x: fp32."""
+    rows, heads, dim = x_RHD.shape
+    row_stride, head_stride, _ = x_RHD.stride()
+    half = dim // 2
+    x_RHC = torch.view_as_complex(
+        x_RHD.as_strided((rows, heads, half, 2), (row_stride, head_stride, 2, 1), x_RHD.storage_offset())
+    )
+    slab = _rows_per_slab(rows, heads * half, half)
+    if slab >= rows:
+        x_RHC.mul_(rotation_R1C)
+        return
+    for begin in range(0, rows, slab):
+        x_RHC[begin : begin + slab].mul_(rotation_R1C[begin : begin + slab])
 
 
 def copy_block(kv_pool_LKSD: torch.Tensor, source: int, target: int, tokens: int) -> None:
@@ -112,10 +146,10 @@ def _gated(activation: Activation, gate_up_R2F: torch.Tensor) -> torch.Tensor:
     return torch.cat([_gated(activation, part) for part in torch.split(gate_up_R2F, slab)])
 
 
-def _rows_per_slab(rows: int, width: int) -> int:
-    """How many rows an elementwise op may take at once, such that threads split it at whole SIMD vectors."""
+def _rows_per_slab(rows: int, width: int, quantum: int = SIMD_QUANTUM) -> int:
+    """How many rows an elementwise op may take at once, such that threads split it at multiples of `quantum`."""
     elements = rows * width
     parts = min(torch.get_num_threads(), -(-elements // _GRAIN))
-    if parts <= 1 or -(-elements // parts) % SIMD_QUANTUM == 0:
+    if parts <= 1 or -(-elements // parts) % quantum == 0:
         return rows
     return max(1, (_GRAIN - 1) // width)

@@ -17,7 +17,7 @@ import torch
 from ops.activation import gelu_tanh_and_mul, silu_and_mul
 from ops.linear import Linear, PackedLinear, PlainLinear, can_pack
 from ops.norm import RmsNorm
-from ops.rope import rope_and_write_kv
+from ops.rope import adjacent_pairs, rope_and_write_kv
 
 MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], Linear]
 """(weight [out, in], bias [out] or None) -> the linear that the device runs best."""
@@ -42,6 +42,8 @@ class LayerOps:
     """What layers are made of, and call. Meanings: the functions of the same name in `ops.reference`.
 
     rope_and_write_kv: (qkv, the device's form of positions and slots, q_out, kv memory, QK-norm weight, eps).
+    order_in_head: (weights [heads x head_dim, ...], head_dim) -> the same, the elements of a head in the order in
+    which it wants queries and keys.
     """
 
     linear: MakeLinear
@@ -51,12 +53,13 @@ class LayerOps:
     rope_and_write_kv: Callable[
         [torch.Tensor, Any, torch.Tensor, torch.Tensor, torch.Tensor | None, float], None
     ]
+    order_in_head: Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def cpu_ops(dtype: torch.dtype) -> LayerOps:
     """Weights are packed by oneDNN where it can."""
     linear = PackedLinear if can_pack(dtype) else PlainLinear
-    return LayerOps(linear, RmsNorm, silu_and_mul, gelu_tanh_and_mul, rope_and_write_kv)
+    return LayerOps(linear, RmsNorm, silu_and_mul, gelu_tanh_and_mul, rope_and_write_kv, adjacent_pairs)
 
 
 def cuda_ops(*, deterministic: bool) -> LayerOps:
@@ -69,4 +72,5 @@ def cuda_ops(*, deterministic: bool) -> LayerOps:
         cuda.silu_and_mul,
         cuda.gelu_tanh_and_mul,
         cuda.rope_and_write_kv,
+        lambda weight, _: weight,
     )

@@ -37,17 +37,24 @@ _NO_SCALARS: list[Any] = []
 @dataclass(frozen=True, slots=True)
 class RowPolicy:
     """The numbers of rows that linears are ever given, ascending; the last is the tile that more rows are cut
-    into.
+    into. wide: multiples of the tile, descending, that are taken at once where there are as many rows: a call
+    has its price, above all with threads to wake.
 
     Few sizes, since oneDNN compiles a kernel for every one: 0.4 to 2 ms and about 0.5 MB each. The self-test
     runs them all, so that no step pays for it, memory stays flat, and nothing untested is ever called.
     """
 
     sizes: tuple[int, ...]
+    wide: tuple[int, ...] = ()
 
     @property
     def tile(self) -> int:
         return self.sizes[-1]
+
+    @property
+    def most(self) -> int:
+        """The most rows of a call."""
+        return self.wide[0] if self.wide else self.tile
 
     def padded(self, rows: int) -> int:
         """The number of rows that `rows` >= 1 rows are computed as: whole tiles, and one of `sizes`."""
@@ -55,14 +62,23 @@ class RowPolicy:
         return whole + next(size for size in self.sizes if rows - whole <= size)
 
     def tiles(self, padded: int) -> list[tuple[int, int]]:
-        """Cut that many rows (a value of `padded`) into (begin, end)."""
-        return [(begin, min(begin + self.tile, padded)) for begin in range(0, padded, self.tile)]
+        """Cut that many rows (a value of `padded`) into (begin, end), wide ones first."""
+        cuts: list[tuple[int, int]] = []
+        begin = 0
+        for size in (*self.wide, self.tile):
+            cuts += [(at, at + size) for at in range(begin, padded - size + 1, size)]
+            begin = cuts[-1][1] if cuts else 0
+        return cuts if begin == padded else [*cuts, (begin, padded)]
 
 
 _SIZES = (2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
+_WIDE = (512, 256)
+
 CANDIDATES = (
+    RowPolicy((1, *_SIZES), _WIDE),
     RowPolicy((1, *_SIZES)),
+    RowPolicy(_SIZES, _WIDE),
     RowPolicy(_SIZES),
     RowPolicy(tuple(size for size in _SIZES if size % 4 == 0)),
     RowPolicy(tuple(size for size in _SIZES if size % 16 == 0)),
@@ -73,7 +89,10 @@ CANDIDATES = (
 PACKED_FOR = {torch.float32: 16}
 """Rows that weights of a dtype are packed for; of others, one row."""
 
-_LARGE = 1_200_000  # weights from which on the self-test leaves out the sizes between
+_LARGE = 1_200_000
+"""Weights from which on a call's own price does not count: such linears have no wide tiles, and the self-test
+leaves out the sizes between.
+"""
 
 
 class Linear(Protocol):
@@ -145,49 +164,59 @@ def choose_row_policy(
     dtype: torch.dtype,
     set_threads: Callable[[int], None],
     threads: int,
+    head: Linear | None = None,
 ) -> RowPolicy:
     """The first of CANDIDATES under which the rows of these linears agree, at one and at `threads` threads.
 
-    linears, adding: those called plainly and with a residual, one of each shape. Cost: a call of each at every
-    size; of large ones at a few. Falls back to the last candidate, which calls a single shape, and says so.
+    linears, adding: those called plainly and with a residual, one of each shape; head: one that is never given
+    wide tiles. Cost: a call of each at every size; of large ones at a few. Falls back to the last candidate,
+    which calls a single shape, and says so.
     """
     tests = {(item.in_features, item.out_features, False): item for item in linears}
     tests |= {(item.in_features, item.out_features, True): item for item in adding}
-    # Of bf16 results a differing sum shows in one of ten thousand, too few to be found in a single row.
-    candidates = [policy for policy in CANDIDATES if policy.sizes[0] > 1 or dtype == torch.float32]
-    for policy in candidates:
-        if all(
-            _rows_agree(linear, key[2], dtype, policy, set_threads, threads) for key, linear in tests.items()
-        ):
-            logger.info("linears: rows agree at %d to %d rows", policy.sizes[0], policy.tile)
+    wide = not any(map(_is_large, tests.values()))
+    for policy in CANDIDATES:
+        # Of bf16 results a differing sum shows in one of ten thousand, too few to be found in a single row.
+        if (policy.sizes[0] == 1 and dtype != torch.float32) or (policy.wide and not wide):
+            continue
+        checked = [(linear, adds, policy) for (*_, adds), linear in tests.items()]
+        if head is not None:
+            checked.append((head, False, RowPolicy(policy.sizes)))
+        if all(_rows_agree(*each, dtype, set_threads, threads) for each in checked):
+            logger.info("linears: rows agree at %d to %d rows", policy.sizes[0], policy.most)
             return policy
     logger.warning("linears: rows agree under no policy; using products of %d rows", CANDIDATES[-1].tile)
     return CANDIDATES[-1]
 
 
+def _is_large(linear: Linear) -> bool:
+    return linear.in_features * linear.out_features > _LARGE
+
+
 def _tested_sizes(policy: RowPolicy, large: bool, all_threads: bool) -> list[int]:
-    """All sizes; of a large linear some; with one thread, which is unlikely to differ, the ends."""
+    """All sizes, descending; of a large linear some; with one thread, which is unlikely to differ, the ends."""
+    sizes = (*policy.wide, *reversed(policy.sizes))
     if not all_threads:
-        return [policy.sizes[0], policy.tile]
-    return [size for size in policy.sizes if not large or size in (policy.sizes[0], 4, 16, policy.tile)]
+        return [sizes[0], sizes[-1]]
+    return [size for size in sizes if not large or size in (policy.sizes[0], 4, 16, policy.tile)]
 
 
 def _rows_agree(
     linear: Linear,
     adds: bool,
-    dtype: torch.dtype,
     policy: RowPolicy,
+    dtype: torch.dtype,
     set_threads: Callable[[int], None],
     threads: int,
 ) -> bool:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(policy.tile, linear.in_features, generator=generator).to(dtype)
-    residual = torch.randn(policy.tile, linear.out_features, generator=generator).to(dtype)
-    large = linear.in_features * linear.out_features > _LARGE
+    x = torch.randn(policy.most, linear.in_features, generator=generator).to(dtype)
+    residual = torch.randn(policy.most, linear.out_features, generator=generator).to(dtype)
+    large = _is_large(linear)
     expected: torch.Tensor | None = None
     for count in sorted({1, threads}, reverse=True):
         set_threads(count)
-        for rows in reversed(_tested_sizes(policy, large, count == threads)):
+        for rows in _tested_sizes(policy, large, count == threads):
             out = linear.add(x[:rows], residual[:rows]) if adds else linear(x[:rows])
             expected = out if expected is None else expected
             if not torch.equal(out, expected[:rows]):

@@ -17,15 +17,14 @@ class RmsNorm:
     Row-wise: the result of a row does not depend on the rows beside it, nor on the number of threads.
     """
 
-    __slots__ = ("_eps", "_shape", "_weight")
+    __slots__ = ("_eps", "_weight")
 
     def __init__(self, weight_H: torch.Tensor, eps: float) -> None:
         self._weight = cpu.prepare_norm_weight(weight_H)
-        self._shape = tuple(self._weight.shape)
         self._eps = eps
 
     def __call__(self, x_RH: torch.Tensor) -> torch.Tensor:
         """[rows, hidden] -> the same shape and dtype. The result may be a strided view (row stride 2 x
         hidden).
         """
-        return cpu.rms_norm(x_RH, self._weight, self._shape, self._eps)
+        return cpu.rms_norm(x_RH, self._weight, self._eps)

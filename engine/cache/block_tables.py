@@ -56,8 +56,12 @@ class BlockTables:
         """Blocks for the first `num_tokens` tokens, as far as the pool has them beyond `keep`. Returns for
         how many tokens there is room now."""
         missing = -(-num_tokens // self._size) - len(sequence.blocks)
-        for _ in range(missing):
-            block = self._allocate() if self.pool.num_available > keep else None
+        granted = min(missing, self.pool.num_available - keep)
+        # Blocks are evicted from the end of a path up: all first, so that they are taken in ascending order.
+        while self.pool.num_free < granted and self.tree.evict():
+            pass
+        for _ in range(granted):
+            block = self.pool.allocate()
             if block is None:
                 break
             sequence.blocks.append(block)

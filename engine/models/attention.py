@@ -2,7 +2,8 @@
 
 The order of query heads differs from the checkpoint's: group-major, [group, kv_heads, head_dim], as
 `ops.cpu_attention` explains. Rows of the query projection and columns of the output projection are permuted
-alike when they are loaded, so results are the same.
+alike when they are loaded, so results are the same. So it is with the elements of a head, which queries and keys
+have in the order that the device's rotary embedding wants.
 """
 
 from __future__ import annotations
@@ -30,16 +31,31 @@ class RowTile:
 
 
 @dataclass(frozen=True, slots=True)
+class LastRows:
+    """The rows that the last layer goes on with, where they are few: of others it writes keys and values only.
+
+    rows: int64 [L], those with logits. queries: the buffer for theirs. attention: theirs, prepared for L rows.
+    """
+
+    rows: torch.Tensor
+    queries: torch.Tensor
+    attention: Attend
+
+
+@dataclass(frozen=True, slots=True)
 class StepState:
     """What the attention blocks of a step share.
 
     queries: the flat buffer of all rows that blocks fill and read, one after another. attention: the prepared
-    step for each distinct window.
+    step for each distinct window. logit_tile: the most rows that the head takes at once; None: all. last: None
+    where the last layer computes all rows, as the others do.
     """
 
     tiles: tuple[RowTile, ...]
     queries: torch.Tensor
     attention: Mapping[int | None, Attend]
+    logit_tile: int | None = None
+    last: LastRows | None = None
 
 
 class Attention:
@@ -52,6 +68,7 @@ class Attention:
         "_eps",
         "_heads",
         "_kv_heads",
+        "_order_in_head",
         "_output",
         "_qk_norm",
         "_qkv",
@@ -66,6 +83,7 @@ class Attention:
         self._eps = config.norm_eps
         self._window = window
         self._rope_and_write_kv = ops.rope_and_write_kv
+        self._order_in_head = ops.order_in_head
         self._qkv = ops.linear(*self._load_qkv(config, weights, prefix))
         self._output = ops.linear(*self._load_output(config, weights, prefix))
         self._qk_norm = self._load_qk_norm(weights, prefix) if config.qk_norm else None
@@ -89,6 +107,13 @@ class Attention:
         """All rows over what has been written: [padded rows, heads x head_dim]."""
         return step.attention[self._window].run(step.queries, kv_pool_KSD)
 
+    def attend_last(self, last: LastRows, queries: torch.Tensor, kv_pool_KSD: torch.Tensor) -> torch.Tensor:
+        """Some rows of `queries` over what has been written: [L, heads x head_dim]."""
+        width, count = self._heads * self._dim, len(last.rows)
+        rows = queries[: queries.numel() // width * width].view(-1, width)
+        torch.index_select(rows, 0, last.rows, out=last.queries[: count * width].view(count, width))
+        return last.attention.run(last.queries, kv_pool_KSD)
+
     def output(self, attended_RW: torch.Tensor, residual_RH: torch.Tensor) -> torch.Tensor:
         """Project a tile's results and add them to its residual stream."""
         return self._output.add(attended_RW, residual_RH)
@@ -99,11 +124,11 @@ class Attention:
         sizes = [heads * self._dim for heads in (self._heads, self._kv_heads, self._kv_heads)]
         named = list(zip(self.packed, sizes, strict=True))
         q, k, v = (weights.get(f"{prefix}.{name}.weight", (size, config.hidden_size)) for name, size in named)
-        weight = torch.cat((self._group_major(q), k, v))
+        weight = torch.cat((self._ordered(self._group_major(q)), self._ordered(k), v))
         if not config.qkv_bias:
             return weight, None
         q, k, v = (weights.get(f"{prefix}.{name}.bias", (size,)) for name, size in named)
-        return weight, torch.cat((self._group_major(q), k, v))
+        return weight, torch.cat((self._ordered(self._group_major(q)), self._ordered(k), v))
 
     def _load_output(
         self, config: ModelConfig, weights: Weights, prefix: str
@@ -114,8 +139,12 @@ class Attention:
         return self._group_major(weight.t()).t().contiguous(), bias
 
     def _load_qk_norm(self, weights: Weights, prefix: str) -> torch.Tensor:
-        q, k = (weights.get(f"{prefix}.{name}.weight", (self._dim,)).float() for name in ("q_norm", "k_norm"))
+        names = (f"{prefix}.{name}.weight" for name in ("q_norm", "k_norm"))
+        q, k = (self._ordered(weights.get(name, (self._dim,)).float()) for name in names)
         return torch.cat((q.expand(self._heads, -1), k.expand(self._kv_heads, -1)))
+
+    def _ordered(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self._order_in_head(tensor, self._dim)
 
     def _group_major(self, tensor: torch.Tensor) -> torch.Tensor:
         """Reorder the first dimension from [kv_heads, group, head_dim] to [group, kv_heads, head_dim]."""

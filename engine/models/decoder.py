@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from engine.models.attention import Attention, StepState
+from engine.models.attention import Attention, LastRows, StepState
 from engine.models.config import ModelConfig
 from engine.models.layers import GatedMlp, Weights
 from ops.dispatch import LayerOps
@@ -38,13 +38,25 @@ class DecoderLayer:
     def __call__(
         self, tiles_RH: list[torch.Tensor], step: StepState, kv_pool_KSD: torch.Tensor
     ) -> list[torch.Tensor]:
-        for x_RH, tile in zip(tiles_RH, step.tiles, strict=True):
-            self.attention.write(self.input_norm(x_RH), tile, step.queries, kv_pool_KSD)
+        self.write(tiles_RH, step, kv_pool_KSD)
         attended = self.attention.attend(step, kv_pool_KSD)
         if len(tiles_RH) == 1:
             return [self._finish(tiles_RH[0], attended)]
         pairs = zip(tiles_RH, step.tiles, strict=True)
         return [self._finish(x_RH, attended[tile.begin : tile.end]) for x_RH, tile in pairs]
+
+    def last(
+        self, tiles_RH: list[torch.Tensor], step: StepState, last: LastRows, kv_pool_KSD: torch.Tensor
+    ) -> torch.Tensor:
+        """As a call, but only `last.rows` go on, as one tile."""
+        self.write(tiles_RH, step, kv_pool_KSD)
+        attended = self.attention.attend_last(last, step.queries, kv_pool_KSD)
+        return self._finish(_joined(tiles_RH).index_select(0, last.rows), attended)
+
+    def write(self, tiles_RH: list[torch.Tensor], step: StepState, kv_pool_KSD: torch.Tensor) -> None:
+        """Keys and values of all rows, and nothing else."""
+        for x_RH, tile in zip(tiles_RH, step.tiles, strict=True):
+            self.attention.write(self.input_norm(x_RH), tile, step.queries, kv_pool_KSD)
 
     def _finish(self, x_RH: torch.Tensor, attended_RW: torch.Tensor) -> torch.Tensor:
         x_RH = self.attention.output(attended_RW, x_RH)
@@ -66,11 +78,15 @@ class Decoder:
         head = self._embedding if config.tie_embeddings else weights.get("lm_head.weight", table)
         self._head = ops.linear(head, None)
 
+    @property
+    def head(self) -> Linear:
+        return self._head
+
     def linears(self) -> tuple[list[Linear], list[Linear]]:
-        """One linear of each shape: (those called plainly, those called with a residual)."""
+        """One linear of each shape but the head: (those called plainly, those called with a residual)."""
         layer = self._layers[0]
         plain, adding = zip(layer.attention.linears, layer.mlp.linears, strict=True)
-        return [*plain, self._head], list(adding)
+        return list(plain), list(adding)
 
     def forward(
         self,
@@ -86,15 +102,21 @@ class Decoder:
         """
         x_RH = F.embedding(ids_R, self._embedding)
         tiles = [x_RH] if len(step.tiles) == 1 else [x_RH[tile.begin : tile.end] for tile in step.tiles]
-        for layer, pool in zip(self._layers, kv_pools, strict=True):
-            tiles = layer(tiles, step, pool)
-        x_RH = tiles[0] if len(tiles) == 1 else torch.cat(tiles)
-        if logit_rows is None:
-            return self._logits(x_RH, step.tiles[0].end)
-        if not len(logit_rows):
+        *before, (layer, pool) = zip(self._layers, kv_pools, strict=True)
+        for each, its_pool in before:
+            tiles = each(tiles, step, its_pool)
+        if logit_rows is not None and not len(logit_rows):
+            layer.write(tiles, step, pool)
             return x_RH.new_empty(0, self.config.vocab_size)
-        return self._logits(x_RH.index_select(0, logit_rows), step.tiles[0].end)
+        if step.last is not None:
+            return self._logits(layer.last(tiles, step, step.last, pool), step)
+        x_RH = _joined(layer(tiles, step, pool))
+        return self._logits(x_RH if logit_rows is None else x_RH.index_select(0, logit_rows), step)
 
-    def _logits(self, x_RH: torch.Tensor, tile: int) -> torch.Tensor:
-        parts = [self._head(self._norm(part)) for part in torch.split(x_RH, tile)]
+    def _logits(self, x_RH: torch.Tensor, step: StepState) -> torch.Tensor:
+        parts = [self._head(self._norm(part)) for part in torch.split(x_RH, step.logit_tile or len(x_RH))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _joined(tiles_RH: list[torch.Tensor]) -> torch.Tensor:
+    return tiles_RH[0] if len(tiles_RH) == 1 else torch.cat(tiles_RH)

@@ -57,20 +57,18 @@ class GatedMlp:
 
 
 class RotaryTable:
-    """cos and sin of every position as `ops.cpu.RopeStep` wants them, fp32 [positions, 2, head_dim]."""
+    """The rotations of every position as `ops.cpu.RopeStep` wants them, complex64 [positions, 1, head_dim / 2]."""
 
     __slots__ = ("_table",)
 
     def __init__(self, rope: RopeConfig, head_dim: int, max_positions: int) -> None:
         frequencies, scale = rope_frequencies(rope, head_dim, max_positions)
         angles = torch.arange(max_positions, dtype=torch.float32)[:, None] * frequencies[None]
-        cos, sin = angles.cos() * scale, angles.sin() * scale
-        self._table = torch.stack((torch.cat((cos, cos), 1), torch.cat((-sin, sin), 1)), 1)
+        self._table = torch.complex(angles.cos() * scale, angles.sin() * scale).unsqueeze(1)
 
-    def at(self, positions_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [R, 1, head_dim], each half repeated; sin's first half negated."""
-        rows = self._table.index_select(0, positions_R)
-        return rows[:, :1], rows[:, 1:]
+    def at(self, positions_R: torch.Tensor) -> torch.Tensor:
+        """[R, 1, head_dim / 2]."""
+        return self._table.index_select(0, positions_R)
 
 
 def rope_frequencies(rope: RopeConfig, head_dim: int, max_positions: int) -> tuple[torch.Tensor, float]:

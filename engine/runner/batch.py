@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from engine.batch import ScheduledBatch, ScheduledSequence
 from ops.linear import RowPolicy
 
 Int64Array = npt.NDArray[np.int64]
+
+_RUN = 16
+"""Rows that are written by index in the time that a run of them is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,15 @@ class SlotTables:
     def _ids(self, sequences: tuple[ScheduledSequence, ...]) -> Iterator[tuple[int, ...]]:
         for item in sequences:
             yield (int(self._last_token[item.slot]),) if item.token_ids is None else item.token_ids
+
+
+def slot_runs(slots: Int64Array) -> tuple[tuple[int, int, int], ...] | None:
+    """(first row, row after the last, first slot) of rows whose slots follow each other; None: too many to pay."""
+    cuts = np.flatnonzero(np.diff(slots) != 1) + 1
+    if (len(cuts) + 1) * _RUN > len(slots):
+        return None
+    bounds = [0, *cuts.tolist(), len(slots)]
+    return tuple((begin, end, int(slots[begin])) for begin, end in pairwise(bounds))
 
 
 def _padded(values: Int64Array, length: int) -> torch.Tensor:

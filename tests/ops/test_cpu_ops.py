@@ -10,7 +10,7 @@ from ops.activation import gelu_tanh_and_mul, silu_and_mul
 from ops.cpu import RopeStep, copy_block
 from ops.linear import CANDIDATES, PackedLinear, PlainLinear, RowPolicy, can_pack, choose_row_policy
 from ops.norm import RmsNorm
-from ops.rope import rope_and_write_kv
+from ops.rope import adjacent_pairs, rope_and_write_kv
 
 TOLERANCE = {torch.bfloat16: 1e-2, torch.float16: 1e-3, torch.float32: 1e-5}
 DTYPES = [torch.bfloat16, torch.float32]
@@ -79,33 +79,70 @@ def test_a_row_of_an_activation_or_norm_does_not_depend_on_the_others(
         torch.set_num_threads(before)
 
 
+def in_pairs(x: torch.Tensor) -> torch.Tensor:
+    """The checkpoint's order of a head's elements, which is the reference's, to the one that the op wants."""
+    return adjacent_pairs(x.movedim(-1, 0), x.shape[-1]).movedim(0, -1)
+
+
 @dtypes
 @pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("in_runs", [False, True])
 @pytest.mark.parametrize(("rows", "heads", "kv_heads", "dim"), [(1, 4, 4, 8), (5, 6, 2, 24), (130, 8, 1, 64)])
 def test_rope_and_write_kv_is_the_reference(
-    dtype: torch.dtype, qk_norm: bool, rows: int, heads: int, kv_heads: int, dim: int
+    dtype: torch.dtype, qk_norm: bool, in_runs: bool, rows: int, heads: int, kv_heads: int, dim: int
 ) -> None:
     qkv = torch.randn(rows, heads + 2 * kv_heads, dim).to(dtype)
     original = qkv.clone()
     angles = torch.rand(rows, dim // 2) * 100
     cos, sin = angles.cos(), angles.sin()
-    slots = torch.randperm(200)[:rows]
+    slots = torch.cat((torch.arange(150, 150 + rows // 3), torch.arange(rows - rows // 3)))
+    slots = slots if in_runs else torch.randperm(200)[:rows]
+    runs = ((0, rows // 3, 150), (rows // 3, rows, 0)) if in_runs else None
     weight = torch.rand(heads + kv_heads, dim) + 0.5
-    step = RopeStep(torch.cat((cos, cos), 1).unsqueeze(1), torch.cat((-sin, sin), 1).unsqueeze(1), slots)
+    step = RopeStep(torch.complex(cos, sin).unsqueeze(1), slots, runs)
     queries = torch.full((rows, heads, dim), torch.nan, dtype=dtype)
     pool = torch.full((2 * kv_heads, 200, dim), torch.nan, dtype=dtype)
 
-    rope_and_write_kv(qkv, step, queries, pool, weight if qk_norm else None, 1e-6)
+    qkv[:, : heads + kv_heads] = in_pairs(qkv[:, : heads + kv_heads])
+    rope_and_write_kv(qkv, step, queries, pool, in_pairs(weight) if qk_norm else None, 1e-6)
 
     qk = original[:, : heads + kv_heads].double()
     if qk_norm:
         qk = torch.stack([reference.rms_norm(qk[:, i], weight[i], 1e-6) for i in range(qk.shape[1])], 1)
     rotated = reference.rope(qk, torch.cat((cos, cos), 1), torch.cat((sin, sin), 1))
     expected = torch.full((2 * kv_heads, 200, dim), torch.nan, dtype=torch.float64)
-    reference.write_kv(rotated[:, heads:], original[:, heads + kv_heads :], expected, slots)
-    assert_near(queries, rotated[:, :heads], dtype)
+    reference.write_kv(in_pairs(rotated[:, heads:]), original[:, heads + kv_heads :], expected, slots)
+    assert_near(queries, in_pairs(rotated[:, :heads]), dtype)
     assert torch.equal(pool.isnan(), expected.isnan())  # nothing but the rows' slots was written
     assert_near(pool.nan_to_num(), expected.nan_to_num(), dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(7, 1, 80), (8, 4, 64), (2, 1, 24)])
+def test_a_rotated_row_does_not_depend_on_the_others(
+    dtype: torch.dtype, threads: int, heads: int, kv_heads: int, dim: int
+) -> None:
+    qkv = torch.randn(517, heads + 2 * kv_heads, dim).to(dtype)
+    rotation = torch.polar(torch.ones(517, 1, dim // 2), torch.rand(517, 1, dim // 2) * 100)
+    weight = torch.rand(heads + kv_heads, dim) + 0.5
+
+    def rotated(begin: int, end: int) -> torch.Tensor:
+        queries = torch.empty(end - begin, heads, dim, dtype=dtype)
+        pool = torch.zeros(2 * kv_heads, end - begin, dim, dtype=dtype)
+        step = RopeStep(rotation[begin:end], torch.arange(end - begin))
+        rope_and_write_kv(qkv[begin:end].clone(), step, queries, pool, weight, 1e-6)
+        return torch.cat((queries, pool.transpose(0, 1)), 1)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = torch.cat([rotated(row, row + 1) for row in range(517)])
+    try:
+        torch.set_num_threads(threads)
+        for begin, end in ((0, 517), (3, 20), (100, 400)):
+            assert torch.equal(rotated(begin, end), alone[begin:end])
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_copy_block_copies_so_many_slots_of_every_layer() -> None:
@@ -142,9 +179,9 @@ def test_rows_of_a_linear_agree_under_the_policy_that_the_self_test_finds(
     x, residual = torch.randn(512, in_features).to(dtype), torch.randn(512, out_features).to(dtype)
     try:
         policy = choose_row_policy([linear], [linear], dtype, torch.set_num_threads, 2)
-        top = policy.tile
+        top = policy.most
         whole, added = linear(x[:top]), linear.add(x[:top], residual[:top])
-        for rows in policy.sizes:
+        for rows in (*policy.sizes, *policy.wide):
             for threads in (1, 2):
                 torch.set_num_threads(threads)
                 assert torch.equal(linear(x[:rows]), whole[:rows])
@@ -159,6 +196,9 @@ def test_rows_are_cut_into_tiles_of_few_sizes() -> None:
     assert [policy.padded(rows) for rows in (1, 2, 3, 16, 17, 40)] == [2, 2, 8, 16, 18, 40]
     assert policy.tiles(18) == [(0, 16), (16, 18)]
     assert policy.tiles(8) == [(0, 8)]
+    wide = RowPolicy((2, 16), (64, 32))
+    assert wide.padded(113) == 114
+    assert wide.tiles(114) == [(0, 64), (64, 96), (96, 112), (112, 114)]
 
 
 @pytest.mark.parametrize("policy", CANDIDATES)
@@ -167,7 +207,7 @@ def test_tiles_have_sizes_of_their_policy_and_hold_all_rows(policy: RowPolicy) -
         padded = policy.padded(rows)
         tiles = policy.tiles(padded)
         assert padded >= rows > padded - policy.tile
-        assert all(end - begin in policy.sizes for begin, end in tiles)
+        assert all(end - begin in (*policy.sizes, *policy.wide) for begin, end in tiles)
         assert [0, *(end for _, end in tiles)] == [*(begin for begin, _ in tiles), padded]
 
 
