@@ -57,7 +57,7 @@ class Measured:
 
 
 def measure(loaded: LoadedRunner, path: str, batch: Batch, seed: int) -> Measured:
-    core = EngineCore(loaded.runner, loaded.ready, 512, PATHS[path])
+    core = EngineCore(loaded.runner, loaded.ready, PATHS[path])
     free = core.scheduler.tables.pool.num_available
     for request in requests(batch, seed, loaded.ready.vocab_size):
         core.take(request)

@@ -33,7 +33,8 @@ RIGHT = (200, 201, 410, 424, 429, 500, 503)
 class MixedLoad:
     """One run's state. `outcomes` counts (kind, status or what happened); `wrong` are what may not be.
 
-    `endless`: of tokens, for requests that are left. `poison`: a token that kills engines, or None.
+    `endless`: of tokens, for requests that are left. `poison`: a token that kills engines, or None. `patience_s`:
+    what takes longer hangs.
     """
 
     session: aiohttp.ClientSession
@@ -41,6 +42,7 @@ class MixedLoad:
     random: random.Random
     endless: int
     poison: int | None = None
+    patience_s: float = PATIENCE_S
     texts: dict[str, str] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -86,7 +88,7 @@ class MixedLoad:
         kind = self.random.choice(kinds)
         name = kind.__name__.strip("_")
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(self.patience_s):
                 outcome = await kind()
         except TimeoutError:
             outcome = "hangs"
@@ -178,7 +180,7 @@ class MixedLoad:
             async with self._post(path + "/calls", {"calls": _program(prompt)["calls"]}) as submitted:
                 if submitted.status != 201:
                     return self._checked(submitted.status, await submitted.json())
-            wanted = {"variables": ["a", "b"], "wait": PATIENCE_S}
+            wanted = {"variables": ["a", "b"], "wait": min(self.patience_s, 300.0)}
             async with self._post(path + "/get", wanted) as answer:
                 body = await answer.json()
                 if answer.status == 200:

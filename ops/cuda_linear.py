@@ -34,7 +34,7 @@ def linear(
     if residual_MN is not None and (residual_MN.shape != (rows, outputs) or residual_MN.stride(1) != 1):
         raise ValueError(f"residual: need [{rows}, {outputs}], the outputs contiguous")
     out = x_MK.new_empty(rows, outputs)
-    config = matmul_config(x_MK.dtype.itemsize)
+    config = matmul_config(x_MK.dtype.itemsize, outputs, inputs)
     tiles = -(-rows // config.block_m) * -(-outputs // config.block_n)
     if tiles:
         matmul.linear[(min(tiles, _programs(x_MK.device)),)](

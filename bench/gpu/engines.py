@@ -64,7 +64,7 @@ class Engines:
     def core(self, shape: ModelShape, mode: Mode = DEFAULT) -> EngineCore:
         """A fresh scheduler and cache over the runner of this shape; raises LoadError."""
         loaded = self.runner(shape, mode)
-        return EngineCore(loaded.runner, loaded.ready, self.batched_tokens, mode.disabled)
+        return EngineCore(loaded.runner, loaded.ready, mode.disabled)
 
     def runner(self, shape: ModelShape, mode: Mode = DEFAULT) -> LoadedRunner:
         """The runner, loaded when another one is in memory."""

@@ -32,20 +32,23 @@ from bench.gpu.sections import GRACE_S, SECTIONS
 from bench.stats import RESULTS
 
 LIMIT_S = 480.0
+MEASURED = ROOT / "bench" / "results"
 START_S = 90.0
 """From the start of a worker to its first section: imports, and the machine's constants."""
 
 
 def main(argv: Sequence[str]) -> int:
     """0: every section ran or did not apply. 1: one failed. Missed targets are results."""
+    begun = time.monotonic()
     args = _parser().parse_args(argv)
     names = _chosen(args.only, args.skip)
     cuda = _has_cuda()
     small = args.small or not cuda
     command = "python -m bench.gpu " + shlex.join(argv)
-    results = Results(args.out, command.strip(), small, args.commit)
+    out = args.out or (RESULTS / "gpu" if small else MEASURED)
+    results = Results(out, command.strip(), small, args.commit)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is pending is cut
-    run = Run(results, small, cuda, time.monotonic() + args.limit, names)
+    run = Run(results, small, cuda, begun + args.limit, names)
     try:
         while run.pending:
             run.work()
@@ -67,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", metavar="NAMES", help="these sections, separated by commas (all)")
     parser.add_argument("--skip", metavar="NAMES", help="all but these")
     parser.add_argument("--small", action="store_true", help="small sizes; always so without a CUDA GPU")
-    parser.add_argument("--out", type=Path, default=RESULTS / "gpu", metavar="DIR", help="(bench/out/gpu)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="(bench/results; what is small to bench/out/gpu)"
+    )
     parser.add_argument("--limit", type=float, default=LIMIT_S, metavar="S", help="seconds for all (480)")
     parser.add_argument("--commit", help="what to write as the commit, where the checkout has no git")
     return parser
@@ -94,7 +99,10 @@ def _has_cuda() -> bool:
 
 @dataclass(slots=True)
 class Run:
-    """`pending`: sections that have not ended, in order; the first may be running. Times are of time.monotonic."""
+    """`pending`: sections that have not ended, in order; the first may be running. Times are of time.monotonic.
+
+    Workers are told to be done GRACE_S before the deadline, so that force is needed for those that hang alone.
+    """
 
     results: Results
     small: bool
@@ -107,7 +115,7 @@ class Run:
 
     def work(self) -> None:
         """One worker's life. At least one section less is pending afterwards."""
-        left = self.deadline - time.monotonic()
+        left = self.deadline - GRACE_S - time.monotonic()
         if left < 1:
             self.cut("no time left")
             return

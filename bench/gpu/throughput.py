@@ -32,7 +32,7 @@ CHECKED = 8
 def lengths(small: bool) -> list[tuple[int, int]]:
     """(prompt, output) of each request."""
     rng = random.Random(SEED)
-    count, low, high = (12, 8, 32) if small else (256, 100, 1024)
+    count, low, high = (8, 4, 16) if small else (256, 100, 1024)
     return [(rng.randint(low, high), rng.randint(low, high)) for _ in range(count)]
 
 

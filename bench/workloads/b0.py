@@ -43,7 +43,7 @@ def load(model: str, threads: int | None = None) -> LoadedRunner:
 
 
 def measure(loaded: LoadedRunner, sequences: list[int], contexts: list[int]) -> Iterator[Point]:
-    core = EngineCore(loaded.runner, loaded.ready, 512, frozenset())
+    core = EngineCore(loaded.runner, loaded.ready, frozenset())
     room = loaded.ready.num_blocks * loaded.ready.block_size
     ids, rng = itertools.count(1), random.Random(0)
     for count, context in itertools.product(sequences, contexts):

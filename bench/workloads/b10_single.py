@@ -105,7 +105,7 @@ class Traffic:
 def run(
     loaded: LoadedRunner, mode: str, limit_ms: float, room: int, chats: int, jobs: int, seed: int
 ) -> Result:
-    core = EngineCore(loaded.runner, loaded.ready, 512, frozenset())
+    core = EngineCore(loaded.runner, loaded.ready, frozenset())
     traffic = Traffic(core, None, None, chats, jobs, random.Random(seed))
     if mode == "capped":
         traffic = replace(traffic, room=room)

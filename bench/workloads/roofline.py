@@ -80,7 +80,7 @@ class Subject:
         loaded = load_runner(engine, lambda stage, fraction: None)
         assert isinstance(loaded.runner, ModelRunner)
         self.runner, self.ready = loaded.runner, loaded.ready
-        self.core = EngineCore(self.runner, self.ready, engine.max_num_batched_tokens, frozenset())
+        self.core = EngineCore(self.runner, self.ready, frozenset())
         self.dtype = getattr(torch, self.ready.dtype)
         self.machine = Machine(self.dtype, self.ready.num_threads)
         self.running: dict[int, Generated] = {}

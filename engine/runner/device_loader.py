@@ -18,7 +18,7 @@ import msgspec
 import torch
 
 from engine.batch import ScheduledBatch, ScheduledSequence, SlotInstall
-from engine.config import EngineConfig
+from engine.config import GPU_STEP, EngineConfig, StepLimits, step_limits
 from engine.models.config import ModelConfig, load_config
 from engine.models.decoder import Decoder
 from engine.models.layers import Weights
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _GIB = 2**30
-_GPU_TOKENS, _GPU_SEQS = 2048, 128
 _LARGEST = SamplingParams(max_tokens=1, seed=0, top_p=0.9, presence_penalty=0.1, logprobs=1)
 """What takes most memory."""
 
@@ -73,8 +72,9 @@ def _load(device: torch.device, config: EngineConfig, progress: Progress) -> Loa
     folder = Path(config.model)
     model = load_config(folder)
     dtype = _choose_dtype(config, model, device)
+    steps = step_limits(config, gpu=device.type == "cuda")
     if device.type == "cuda":
-        _warn_of_slow_paths(config, device)
+        _warn_of_slow_paths(config, steps, device)
     progress("loading weights", 0.0)
     weights: Weights
     if config.load_format == "dummy":
@@ -95,13 +95,13 @@ def _load(device: torch.device, config: EngineConfig, progress: Progress) -> Loa
         deterministic=config.deterministic,
     )
     progress("compiling kernels", 0.0)
-    limits = _try_largest_steps(config, decoder, shape, device)
+    limits = _try_largest_steps(config, steps, decoder, shape, device)
     progress("allocating the KV cache", 0.0)
     sizes = _size(config, model, dtype, device)
     converted = converted_tokenizer(folder)
     grammars = Grammars(tokenizer_json(folder, converted), model.vocab_size)
     runner = DeviceRunner(decoder, sizes, shape, device, limits, grammars)
-    return LoadedRunner(runner, _ready(config, runner, dtype, device, converted))
+    return LoadedRunner(runner, _ready(steps, runner, dtype, device, converted))
 
 
 class DeviceWeights:
@@ -145,7 +145,7 @@ def _choose_dtype(config: EngineConfig, model: ModelConfig, device: torch.device
     return dtype
 
 
-def _warn_of_slow_paths(config: EngineConfig, device: torch.device) -> None:
+def _warn_of_slow_paths(config: EngineConfig, steps: StepLimits, device: torch.device) -> None:
     """What is slower than a user may expect, a line each."""
     capability = torch.cuda.get_device_capability(device)
     if capability < (9, 0):
@@ -153,10 +153,10 @@ def _warn_of_slow_paths(config: EngineConfig, device: torch.device) -> None:
             "this GPU has compute capability %d.%d: kernels are laid out for 9.0, and slower here",
             *capability,
         )
-    if config.max_num_batched_tokens < _GPU_TOKENS or config.max_num_seqs < _GPU_SEQS:
+    if steps.max_num_batched_tokens < GPU_STEP.max_num_batched_tokens:
         logger.warning(
-            "--max-num-batched-tokens %d, --max-num-seqs %d suit a CPU: %d and %d or more use a GPU better",
-            *(config.max_num_batched_tokens, config.max_num_seqs, _GPU_TOKENS, _GPU_SEQS),
+            "--max-num-batched-tokens %d: prompts are computed faster in steps of %d",
+            *(steps.max_num_batched_tokens, GPU_STEP.max_num_batched_tokens),
         )
     if "cuda-graphs" in config.disabled:
         logger.warning("--disable cuda-graphs: every decode step pays for its launches")
@@ -165,14 +165,18 @@ def _warn_of_slow_paths(config: EngineConfig, device: torch.device) -> None:
 
 
 def _try_largest_steps(
-    config: EngineConfig, decoder: Decoder, shape: AttentionShape, device: torch.device
+    config: EngineConfig,
+    steps: StepLimits,
+    decoder: Decoder,
+    shape: AttentionShape,
+    device: torch.device,
 ) -> RunnerLimits:
     """Run them over a KV cache of two blocks: a chunk of prefill at the context's end, and a full decode batch."""
     model, size = decoder.config, config.block_size
     length = min(config.max_model_len or model.max_positions, model.max_positions)
     limits = RunnerLimits(
-        max_num_seqs=config.max_num_seqs,
-        max_rows=config.max_num_batched_tokens + config.max_num_seqs,
+        max_num_seqs=steps.max_num_seqs,
+        max_rows=steps.max_num_batched_tokens + steps.max_num_seqs,
         graphs=device.type == "cuda" and "cuda-graphs" not in config.disabled,
     )
     if device.type != "cuda":
@@ -181,12 +185,12 @@ def _try_largest_steps(
         limits = replace(limits, parts=usual_parts(limits.max_rows, shape, device))
     torch.cuda.reset_peak_memory_stats(device)
     runner = DeviceRunner(decoder, KvSizes(2, size, length, 0), shape, device, replace(limits, graphs=False))
-    rows = min(config.max_num_batched_tokens, length)
+    rows = min(steps.max_num_batched_tokens, length)
     runner.run(_trial_step([Rows(length - rows, rows, [1] * -(-length // size))], size))
-    decodes = min(config.max_num_seqs, config.max_num_batched_tokens)
+    decodes = min(steps.max_num_seqs, steps.max_num_batched_tokens)
     runner.run(_trial_step([Rows(length - 1, 1, [1] * -(-length // size))] * decodes, size))
     for attention in shape.configs():  # a tile of each
-        rows = min(attention.block_m // shape.group, config.max_num_batched_tokens, length)
+        rows = min(attention.block_m // shape.group, steps.max_num_batched_tokens, length)
         runner.run(_trial_step([Rows(0, rows, [1] * -(-rows // size))], size))
     for params in _TRIALS:
         runner.run(_trial_step([Rows(0, 1, [1])], size, params))
@@ -240,7 +244,7 @@ def _size(config: EngineConfig, model: ModelConfig, dtype: torch.dtype, device: 
 
 
 def _ready(
-    config: EngineConfig,
+    steps: StepLimits,
     runner: DeviceRunner,
     dtype: torch.dtype,
     device: torch.device,
@@ -251,7 +255,8 @@ def _ready(
         block_size=runner.block_size,
         num_blocks=runner.num_blocks - 1,
         max_model_len=runner.max_model_len,
-        max_num_seqs=config.max_num_seqs,
+        max_num_seqs=steps.max_num_seqs,
+        max_num_batched_tokens=steps.max_num_batched_tokens,
         vocab_size=runner.vocab_size,
         device=name,
         dtype=str(dtype).removeprefix("torch."),

@@ -168,10 +168,8 @@ class DeviceSampler:
                 state.num_launched += 1
         if rows:
             which = upload(np.array(rows, np.int64), self._device)
-            self._history_SV.index_put_(
-                (slots_R[which].long(), tokens_R[which]),
-                torch.full((), 2, dtype=torch.int32, device=self._device),
-                accumulate=True,
+            self._history_SV[slots_R[which].long(), tokens_R[which]] += (
+                2  # slots differ: nothing is added twice
             )
 
     def _write_history(self, install: SlotInstall) -> None:

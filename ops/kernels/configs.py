@@ -31,7 +31,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True, slots=True)
 class MatmulConfig:
-    """One tile shape for all sizes: a split or a shape that depends on M would change a row's sums."""
+    """One tile shape for all M: a split or a shape that depends on M would change a row's sums."""
 
     block_m: int
     block_n: int
@@ -40,14 +40,14 @@ class MatmulConfig:
     num_stages: int
 
 
-# Pages are read before keys, so the loop has two levels of loads: 5 stages keep two key blocks in flight, 3 one
-# (and a second one where wgmma still reads it).
+# Pages are read before keys, so the loop has two levels of loads: 5 or 6 stages keep two key blocks in flight, 3
+# one (and a second one where wgmma still reads it).
 _HALF = {  # (BLOCK_D, M tile) for 2-byte elements: block_n, warps, stages, programs
     (32, 16): (64, 4, 5, 4),
-    (32, 32): (64, 4, 5, 4),
+    (32, 32): (64, 4, 3, 4),
     (32, 64): (64, 4, 3, 3),
     (32, 128): (64, 8, 3, 1),
-    (64, 16): (64, 4, 5, 4),
+    (64, 16): (64, 4, 6, 4),
     (64, 32): (64, 4, 5, 3),
     (64, 64): (64, 4, 3, 2),
     (64, 128): (64, 8, 3, 1),
@@ -56,11 +56,12 @@ _HALF = {  # (BLOCK_D, M tile) for 2-byte elements: block_n, warps, stages, prog
     (128, 64): (64, 4, 3, 2),
     (128, 128): (64, 8, 3, 1),
     (256, 16): (32, 4, 3, 2),
-    (256, 32): (32, 8, 3, 1),
+    (256, 32): (64, 8, 3, 1),
     (256, 64): (32, 8, 3, 1),
     (256, 128): (32, 8, 3, 1),
 }
 _MATMUL_HALF = MatmulConfig(64, 128, 64, 4, 4)
+_MATMUL_HALF_ODD = MatmulConfig(64, 64, 64, 8, 4)  # an address for each element: half the elements a thread
 _MATMUL_FLOAT = MatmulConfig(32, 64, 32, 4, 3)
 
 
@@ -80,9 +81,12 @@ def attention_configs(
     return tuple(_attention(width, m, block_size, element_size) for m in wanted)
 
 
-def matmul_config(element_size: int) -> MatmulConfig:
-    """For 2-byte elements the tensor cores' tile; for fp32 one that fits FFMA."""
-    return _MATMUL_HALF if element_size == 2 else _MATMUL_FLOAT
+def matmul_config(element_size: int, outputs: int, inputs: int) -> MatmulConfig:
+    """For 2-byte elements the tensor cores' tile, smaller where rows are not aligned to 16 elements; for fp32 one
+    that fits FFMA."""
+    if element_size == 4:
+        return _MATMUL_FLOAT
+    return _MATMUL_HALF_ODD if outputs % 16 or inputs % 16 else _MATMUL_HALF
 
 
 def _attention(width: int, block_m: int, block_size: int, element_size: int) -> AttentionConfig:

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ import pytest
 
 from bench.gpu.results import ROOT, Document, SectionData
 from bench.gpu.sections import SECTIONS
+from tests.e2e.api import until
 
 FIRST_ROW = "tiny-qwen3, default, 1 x 64"
 WITHOUT_CUDA = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -99,8 +101,9 @@ def test_the_same_logits_come_out_of_every_composition(finished: tuple[Document,
     assert all(equal == count for _, equal, count, *_ in table.rows)
 
 
-def _signal_after_first_row(out: Path, whom: Callable[[int], int], number: signal.Signals) -> int:
-    """Run two sections, and signal a process once the first row is printed; the kit's exit code."""
+@contextmanager
+def _running(out: Path) -> Iterator[subprocess.Popen[str]]:
+    """Two sections; what is not read of the output is read at the end."""
     kit = subprocess.Popen(
         _command(out, "--only", "steps,tuning"),
         cwd=ROOT,
@@ -111,33 +114,38 @@ def _signal_after_first_row(out: Path, whom: Callable[[int], int], number: signa
     )
     assert kit.stdout is not None
     with kit.stdout:
-        for line in kit.stdout:
-            if FIRST_ROW in line:
-                os.kill(whom(kit.pid), number)
-                break
+        yield kit
         kit.stdout.read()
-    return kit.wait()
+    kit.wait()
 
 
-def _worker_of(kit: int) -> int:
-    return int(Path(f"/proc/{kit}/task/{kit}/children").read_text().split()[0])
+def _workers_of(kit: subprocess.Popen[str]) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{kit.pid}/task/{kit.pid}/children").read_text().split()]
 
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_costs_one_section_and_what_it_measured_stays(tmp_path: Path) -> None:
-    assert _signal_after_first_row(tmp_path, _worker_of, signal.SIGKILL) == 1
+    with _running(tmp_path) as kit:
+        assert kit.stdout is not None
+        assert any(FIRST_ROW in line for line in kit.stdout)
+        os.kill(_workers_of(kit)[0], signal.SIGKILL)
+    assert kit.returncode == 1
     steps, tuning = _document(tmp_path).sections
     assert (steps.status, tuning.status) == ("failed", "ok")
     assert "exit code -9" in steps.detail
     assert steps.tables[0].rows[0][0] == FIRST_ROW
 
 
-@pytest.mark.slow
-def test_a_run_that_is_ended_keeps_what_it_had_and_says_what_is_missing(tmp_path: Path) -> None:
-    assert _signal_after_first_row(tmp_path, lambda kit: kit, signal.SIGTERM) == 130
-    steps, tuning = _document(tmp_path).sections
-    assert (steps.status, tuning.status) == ("cut", "cut")
-    assert steps.tables[0].rows[0][0] == FIRST_ROW
+def test_a_run_that_is_ended_says_what_is_missing_and_takes_its_worker_with_it(tmp_path: Path) -> None:
+    with _running(tmp_path) as kit:
+        assert kit.stdout is not None
+        assert kit.stdout.readline().startswith("# ")
+        assert until(lambda: bool(_workers_of(kit)))
+        (worker,) = _workers_of(kit)
+        kit.terminate()
+    assert kit.returncode == 130
+    assert [section.status for section in _document(tmp_path).sections] == ["cut", "cut"]
+    assert not Path(f"/proc/{worker}").exists()
 
 
 def test_a_section_that_does_not_exist_is_named(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from bench.network import Network
 from bench.serving import Server, serve
 from bench.workloads.chain import Chain, by_completions, by_program
 from bench.workloads.prefix import complete
+from server.config import FEATURES
 
 
 async def test_a_chain_of_20_calls_takes_one_exchange_and_ends_in_the_same_text(server_url: str) -> None:
@@ -41,17 +42,14 @@ async def test_choices_of_one_prompt_compute_it_once(bundled_server: Server) -> 
     assert bundled_server.metric("vllm:prefix_cache_hits_total") - before >= 7 * 384
 
 
-async def test_every_toggle_and_two_engines_give_the_same_text() -> None:
-    chain, texts = Chain(calls=3, max_tokens=8), []
-    for flags in (
-        ("--engines", "2"),
-        ("--disable", "prefix-cache,in-flight-dedup,shared-prefix-attention,chunked-prefill"),
-        ("--disable", "eager-prefill,next-use-eviction,kept-output,srpt,fair-share,length-prediction"),
-    ):
-        with serve(*flags) as server:
-            async with aiohttp.ClientSession() as session:
-                texts.append(await by_program(session, server.url, chain, Network(0.0, 0)))
-    assert len(set(texts)) == 1
+async def test_every_toggle_and_two_engines_give_the_same_text(server_url: str) -> None:
+    chain = Chain(calls=3, max_tokens=8)
+    with serve("--engines", "2", "--disable", ",".join(FEATURES)) as server:
+        async with aiohttp.ClientSession() as session:
+            plain, full = [
+                await by_program(session, url, chain, Network(0.0, 0)) for url in (server.url, server_url)
+            ]
+    assert plain == full
 
 
 async def test_the_same_calls_run_once_and_answer_alike(sim_server: Server) -> None:

@@ -20,13 +20,13 @@ MORE = {"ignore_eos": True, "seed": 1, "temperature": 0}
 
 @pytest.fixture(scope="module")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The bundled model with a template that opens a thought."""
+    """A template that opens a thought."""
     folder: Path = tmp_path_factory.mktemp("thinker")
     for name in ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json"):
         (folder / name).symlink_to(BUNDLED_MODEL / name)
     config = json.loads((BUNDLED_MODEL / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": TEMPLATE}))
-    with serve("--model", str(folder)) as server:
+    with serve("--model", str(folder), "--engine", "sim") as server:
         yield server.url
 
 

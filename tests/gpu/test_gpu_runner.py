@@ -122,7 +122,7 @@ def _requests() -> list[Generate]:
 def _generate(config: EngineConfig, requests: list[Generate]) -> dict[int, list[int]]:
     """Tokens by request; requests come while others run."""
     loaded = _load(config)
-    core = EngineCore(loaded.runner, loaded.ready, config.max_num_batched_tokens, config.disabled)
+    core = EngineCore(loaded.runner, loaded.ready, config.disabled)
     tokens: dict[int, list[int]] = {request.id: [] for request in requests}
     waiting = list(requests)
     while waiting or core.has_work:

@@ -1,7 +1,9 @@
 """Compiles for sm_90, without a GPU, exactly the launches that the host wrappers make.
 
 The wrappers run on meta tensors; what they would launch is recorded with its arguments, specialised as Triton's
-launcher does it (16-byte alignment, integers that are 1), compiled, and read back from the machine code.
+launcher does it (16-byte alignment, integers that are 1), compiled, and read back: registers and stack (where ptxas
+puts what it spills; no kernel has another use for it) from the cubin's header, matrix instructions from the PTX.
+Disassembling takes half a second a kernel: `sass` is for the test that the PTX tells the truth.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from triton.compiler import ASTSource  # type: ignore[import-untyped]
 from triton.runtime.jit import JITFunction  # type: ignore[import-untyped]
 
 TARGET = GPUTarget("cuda", 90, 32)
+SHARED_PER_SM = 227 * 1024
+REGISTERS_PER_SM = 65536
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 _POINTERS = {
     torch.float32: "*fp32",
@@ -44,20 +49,22 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a launch compiled to. Bytes, registers of a thread, instructions in the machine code."""
+    """What a launch compiled to. stack: bytes of a thread in memory, which are spills. hgmma: wgmma instructions,
+    which are HGMMA in machine code; hmma: those of mma.sync. cubin: the machine code."""
 
     name: str
     warps: int
     registers: int
     shared: int
-    spilled: int
+    stack: int
     hgmma: int
     hmma: int
+    cubin: bytes = field(repr=False)
 
     def row(self) -> str:
         return (
             f"{self.name:<44} warps {self.warps:2d}  regs {self.registers:3d}  shared {self.shared:6d}"
-            f"  HGMMA {self.hgmma:3d}  HMMA {self.hmma:3d}  spills {self.spilled}"
+            f"  HGMMA {self.hgmma:3d}  HMMA {self.hmma:3d}  stack {self.stack}"
         )
 
 
@@ -80,6 +87,21 @@ def record(call: Callable[[], object]) -> list[Launch]:
     return launches
 
 
+def machines_of(call: Callable[[], object]) -> list[Machine]:
+    """What the launches of `call` compile to, printed; none of them spills or wants more memory than there is."""
+    machines = [compile_launch(launch) for launch in record(call)]
+    for machine in machines:
+        print("\n" + machine.row(), end="")
+        assert machine.stack == 0, machine
+        assert machine.shared <= SHARED_PER_SM
+    return machines
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """A tensor that is nowhere."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
 def compile_launch(launch: Launch) -> Machine:
     """Compile for sm_90 and read the machine code. Raises what Triton and ptxas raise."""
     signature: dict[str, str] = {}
@@ -100,7 +122,23 @@ def compile_launch(launch: Launch) -> Machine:
             signature[parameter.name] = "fp32"
     source = ASTSource(fn=launch.kernel, signature=signature, constexprs=constants, attrs=attributes)
     compiled = triton.compile(source, target=TARGET, options=dict(launch.options))
-    return _read(_name(launch), compiled.asm["cubin"], compiled.metadata.shared, compiled.metadata.num_warps)
+    usage = _dump("-res-usage", compiled.asm["cubin"])
+    registers, stack = re.findall(r"REG:(\d+) STACK:(\d+)", usage)[0]
+    return Machine(
+        name=_name(launch),
+        warps=compiled.metadata.num_warps,
+        registers=int(registers),
+        shared=compiled.metadata.shared,
+        stack=int(stack),
+        hgmma=compiled.asm["ptx"].count("wgmma.mma_async"),
+        hmma=compiled.asm["ptx"].count("mma.sync"),
+        cubin=compiled.asm["cubin"],
+    )
+
+
+def sass(machine: Machine) -> Counter[str]:
+    """How often each instruction is in the machine code, by its name without modifiers."""
+    return Counter(re.findall(r"\*/ +(?:@!?U?P\w+ +)?([A-Z][A-Z0-9_]*)", _dump("-sass", machine.cubin)))
 
 
 def _name(launch: Launch) -> str:
@@ -113,25 +151,9 @@ def _name(launch: Launch) -> str:
     return " ".join((launch.kernel.__name__, *dtypes, *kept))
 
 
-def _read(name: str, cubin: bytes, shared: int, warps: int) -> Machine:
+def _dump(option: str, cubin: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage = _dump("-res-usage", file.name)
-        code = _dump("-sass", file.name)
-    registers = re.search(r"REG:(\d+)", usage)
-    assert registers, usage
-    return Machine(
-        name=name,
-        warps=warps,
-        registers=int(registers[1]),
-        shared=shared,
-        spilled=len(re.findall(r"\b(?:LDL|STL)\b", code)),
-        hgmma=len(re.findall(r"\bHGMMA\b", code)),
-        hmma=len(re.findall(r"\bHMMA\b", code)),
-    )
-
-
-def _dump(option: str, path: str) -> str:
-    answer = subprocess.run([str(CUOBJDUMP), option, path], capture_output=True, text=True, check=True)
-    return answer.stdout
+        command = [str(CUOBJDUMP), option, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout

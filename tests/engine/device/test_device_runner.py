@@ -98,11 +98,11 @@ def test_logits_in_fp16_are_near_those_of_fp32(config: EngineConfig) -> None:
 
 def _generate(loaded: LoadedRunner, config: EngineConfig) -> tuple[dict[int, list[int]], int, int]:
     """Tokens by request, preemptions, prompt tokens that were found."""
-    core = EngineCore(loaded.runner, loaded.ready, config.max_num_batched_tokens, config.disabled)
+    core = EngineCore(loaded.runner, loaded.ready, config.disabled)
     trunk = _ids(16, 0)
-    seeded = SamplingParams(max_tokens=6, seed=9, temperature=0.9, presence_penalty=0.3)
+    seeded = SamplingParams(max_tokens=4, seed=9, temperature=0.9, presence_penalty=0.3)
     later = Objective(Urgency.THROUGHPUT)
-    core.take(Generate(0, trunk + _ids(3, 3), msgspec.structs.replace(GREEDY, max_tokens=10), later))
+    core.take(Generate(0, trunk + _ids(3, 3), msgspec.structs.replace(GREEDY, max_tokens=7), later))
     core.take(Generate(1, trunk + _ids(1, 4), seeded, later))
     tokens: dict[int, list[int]] = {0: [], 1: [], 2: []}
     preemptions = hits = steps = 0
@@ -130,7 +130,7 @@ def test_tokens_are_those_of_the_cpu_with_hits_and_preemption(config: EngineConf
     found, preemptions, _ = _generate(on_device(small), small)
     assert found == expected
     assert preemptions > 0
-    assert [len(tokens) for tokens in found.values()] == [10, 6, 6]
+    assert [len(tokens) for tokens in found.values()] == [7, 4, 4]
 
 
 @pytest.fixture(scope="module")
