@@ -29,6 +29,7 @@ WORKLOADS = {
     "cosim": "virtual time against wall time, with one engine",
     "soak": "mixed requests, disconnects and cancels: all ends right, blocks and memory come back",
     "faults": "engines killed, stopped, cut off and garbled under mixed requests: all ends right or is told why",
+    "overload": "four times as many requests as it can take: those taken do as well, the rest are told 429 at once",
     "fuzz": "requests at random against a real server: no 5xx, no hang, a canary after each batch",
     "schemathesis": "the published openapi.json against the server, by schemathesis",
     "harness": "guidellm, locust or our own client on the bundled model: their figures against /metrics",

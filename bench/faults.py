@@ -1,6 +1,8 @@
-"""What can happen to an engine: its process is killed or stopped, its socket is cut, or carries what it should not.
+"""What can happen to an engine: its process is killed or stopped, or gets no more memory; its socket is cut, or
+carries what it should not; a step of it raises.
 
-The socket is reached as a debugger would reach it (pidfd_getfd, Linux 5.6): the server has no hook for any of this.
+The socket is reached as a debugger would reach it (pidfd_getfd, Linux 5.6): the server has no hook for that. Only
+what a step raises has to be injected from inside, by an engine of `--inject-faults`.
 """
 
 from __future__ import annotations
@@ -9,12 +11,16 @@ import ctypes
 import os
 import random
 import re
+import resource
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+
+from engine.runner.injection import Fault
 
 _PIDFD_GETFD = 438
 THEFT_S = 0.5
@@ -69,12 +75,26 @@ def steal(pid: int) -> None:
                 continue
 
 
+def exhaust(pid: int) -> None:
+    """Not a page more than it has: what it allocates next fails, wherever that is."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE")
+    resource.prlimit(pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+
+
+def inject(fault: Fault, pid: int) -> None:
+    """Into the next step. A signal that comes before there is a handler ends the process, which is a fault too."""
+    os.kill(pid, fault.signal)
+
+
 FAULTS: dict[str, Callable[[int], None]] = {
     "kill": kill,
     "stop": stop,
     "cut": cut,
     "garble": garble,
     "steal": steal,
+    "exhaust": exhaust,
+    **{f"raise_{fault.name.lower()}": partial(inject, fault) for fault in Fault},
 }
 
 

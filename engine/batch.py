@@ -120,7 +120,9 @@ class SampledTokens:
 
 
 class Runner(Protocol):
-    """Executes steps. Owns weights, KV tensors and slot tables; knows nothing of requests or time."""
+    """Executes steps. Owns weights, KV tensors and slot tables; knows nothing of requests or time.
+
+    After an exception the next step is good, but for DeviceLost. MemoryError: it could not allocate."""
 
     block_size: int
     num_blocks: int  # including scratch block 0

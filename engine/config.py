@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -35,8 +36,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     gpu_memory_utilization: float = 0.9  # of the GPU's memory, by all its engines together
     deterministic: bool = False  # on a GPU: batch-invariant kernels
     max_model_len: int | None = None
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 512  # the token budget of one step
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None  # the token budget of one step
     block_size: int = 64
     kv_cache_memory: int | None = None  # bytes
     num_threads: int | None = None
@@ -44,3 +45,29 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     disabled: frozenset[str] = frozenset()  # toggles of `--disable`
     sim: SimConfig = SimConfig()
+    inject_faults: bool = False  # steps raise on signals: engine/runner/injection.py
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """The most that one step computes: sequences, and tokens of all of them."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+
+
+CPU_STEP = StepLimits(64, 512)
+GPU_STEP = StepLimits(256, 2048)
+"""Decoding is bound by memory up to some 200 rows, and 2048 tokens of prefill keep the matrix units busy; more only
+lets those wait longer that decode beside them."""
+
+
+def step_limits(config: EngineConfig, *, gpu: bool) -> StepLimits:
+    """What the configuration says, and where it says nothing, what suits the device."""
+    usual = GPU_STEP if gpu else CPU_STEP
+    return StepLimits(
+        usual.max_num_seqs if config.max_num_seqs is None else config.max_num_seqs,
+        usual.max_num_batched_tokens
+        if config.max_num_batched_tokens is None
+        else config.max_num_batched_tokens,
+    )

@@ -40,21 +40,20 @@ class _InFlight:
     step_id: int
     launched: Launched
     begun: float
+    alone: bool  # it has one sequence
 
 
 class EngineCore:
     """Synchronous. Requests are taken between steps."""
 
-    def __init__(
-        self, runner: Runner, ready: Ready, max_num_batched_tokens: int, disabled: frozenset[str]
-    ) -> None:
+    def __init__(self, runner: Runner, ready: Ready, disabled: frozenset[str]) -> None:
         self.scheduler = BatchScheduler(
             Limits(
                 num_blocks=runner.num_blocks,
                 block_size=runner.block_size,
                 max_model_len=runner.max_model_len,
                 max_num_seqs=ready.max_num_seqs,
-                max_num_batched_tokens=max_num_batched_tokens,
+                max_num_batched_tokens=ready.max_num_batched_tokens,
                 vocab_size=runner.vocab_size,
                 disabled=disabled,
             )
@@ -83,8 +82,10 @@ class EngineCore:
                 self.scheduler.hint(request)
 
     def step(self) -> StepReport:
-        """Run one step if there is something to run. An exception of the runner ends at most one sequence;
-        DeviceLost goes up, and so does one of the scheduler, which is a bug."""
+        """Run one step if there is something to run. An exception of the runner ends at most one sequence.
+
+        Goes up, and ends the engine: DeviceLost, MemoryError of a step that has one sequence only (no step could
+        do with less, so the process has to be another one), and what the scheduler raises, which is a bug."""
         begun = time.perf_counter()
         deltas: list[TokenDelta] = []
         batch = self.scheduler.schedule(time.monotonic())
@@ -97,13 +98,14 @@ class EngineCore:
 
     def _launch(self, batch: ScheduledBatch, begun: float) -> list[TokenDelta]:
         """Begin a step; the reports of all in flight when it cannot begin, since steps end in their order."""
+        alone = len(batch.sequences) == 1
         try:
             launched = self._begin(batch)
         except DeviceLost:
             raise
         except Exception as error:
-            return [*self._end_steps(0), *self._failed(batch.step_id, error)]
-        self._in_flight.append(_InFlight(batch.step_id, launched, begun))
+            return [*self._end_steps(0), *self._failed(batch.step_id, error, alone)]
+        self._in_flight.append(_InFlight(batch.step_id, launched, begun, alone))
         return []
 
     def _begin(self, batch: ScheduledBatch) -> Launched:
@@ -125,7 +127,7 @@ class EngineCore:
         except DeviceLost:
             raise
         except Exception as error:
-            return self._failed(step.step_id, error)
+            return self._failed(step.step_id, error, step.alone)
         deltas = self.scheduler.commit(results)
         now = time.perf_counter()
         # It had the device for itself from its launch on, or from the end of the step before it.
@@ -133,8 +135,10 @@ class EngineCore:
         self._last_end = now
         return deltas
 
-    def _failed(self, step_id: int, error: Exception) -> list[TokenDelta]:
+    def _failed(self, step_id: int, error: Exception, alone: bool) -> list[TokenDelta]:
         log.error("step %d failed", step_id, exc_info=error)
+        if isinstance(error, MemoryError) and alone:
+            raise error
         return self.scheduler.fail(step_id, f"the model failed: {type(error).__name__}: {error}")
 
     def _report(self, begun: float, deltas: list[TokenDelta]) -> StepReport:

@@ -179,10 +179,16 @@ class Population:
         )
 
     def finish(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> TokenDelta:
+        ahead, cached = sequence.sampling is None, sequence.cached_tokens or 0
+        computed = max(sequence.num_committed, cached) if ahead else 0
         self.end(sequence)
         return TokenDelta(
-            id=sequence.id, finish_reason=reason, cached_tokens=sequence.cached_tokens or 0, error=error
+            sequence.id, finish_reason=reason, cached_tokens=cached, error=error, computed_tokens=computed
         )
+
+    def finish_without_a_step(self, sequence: Sequence, reason: FinishReason) -> None:
+        """Its report comes with those of the next step."""
+        self.deltas.append(self.finish(sequence, reason))
 
     def end(self, sequence: Sequence) -> None:
         if sequence.status is Status.RUNNING:

@@ -134,7 +134,7 @@ class Hint(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
 
 class Abort(msgspec.Struct, frozen=True, tag=True):
-    """Drop a request at the next step boundary. Nothing is reported for it afterwards."""
+    """Drop a request at the next step boundary. Nothing is reported for it afterwards; of a Warm, its end is."""
 
     id: int
 
@@ -167,6 +167,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     num_blocks: int  # usable ones: without the scratch block 0
     max_model_len: int
     max_num_seqs: int
+    max_num_batched_tokens: int  # of a step
     vocab_size: int
     device: str
     dtype: str
@@ -207,6 +208,7 @@ class TokenDelta(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
     error: str | None = None
     queue_ms: float | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    computed_tokens: int = 0  # of a Warm that ends: so many of its tokens are in the cache
 
 
 class StepReport(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

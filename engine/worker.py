@@ -82,9 +82,14 @@ def _load(config: EngineConfig, progress: Progress, connection: socket.socket) -
     if CHUNK % config.block_size:
         raise LoadError(f"--block-size {config.block_size} does not divide {CHUNK}")
     loaded = _load_runner(config, progress)
+    runner = loaded.runner
+    if config.inject_faults:
+        from engine.runner.injection import faulty
+
+        runner = faulty(runner)
     from engine.core import EngineCore
 
-    core = EngineCore(loaded.runner, loaded.ready, config.max_num_batched_tokens, config.disabled)
+    core = EngineCore(runner, loaded.ready, config.disabled)
     _send(connection, FrameEncoder(), loaded.ready)
     return core
 

@@ -11,7 +11,7 @@ and so delay others, but go on. An empty queue takes anything, so that nothing i
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.errors import TooManyRequests
 
@@ -40,6 +40,10 @@ class Admission:
         self._apps: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._interval = 0.0
         self._last_start: float | None = None
+
+    def open_seats(self, seats: int) -> None:
+        """The engines have loaded and said how many sequences they run."""
+        self.bounds = replace(self.bounds, seats=seats)
 
     @property
     def queued(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 from functools import partial
 
@@ -28,6 +29,8 @@ from server.tenant import KeyRing
 
 log = logging.getLogger(__name__)
 access = logging.getLogger("server.access")
+
+MAX_FILES = 65_536
 
 
 def create_app(config: ServerConfig) -> web.Application:
@@ -64,12 +67,22 @@ def create_app(config: ServerConfig) -> web.Application:
 def run(config: ServerConfig) -> int:
     """Serve until a signal; returns the process's exit code."""
     logs.configure(config.log_level, config.log_format)
+    _allow_connections()
     # What is loaded now lives as long as the process, and streams make cyclic garbage slowly: collecting as often
     # as by default costs several microseconds of every streamed token.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config))
+
+
+def _allow_connections() -> None:
+    """As many files as the system lets us have: with the usual 1024, idle connections would soon leave none for an
+    engine that has to be started again."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _serve(config: ServerConfig) -> int:

@@ -7,6 +7,7 @@ TOML file is a flag's name with underscores. Nothing here touches the network or
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import tomllib
@@ -75,8 +76,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     seed: int = 0
     max_model_len: int | None = None
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 512
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
     block_size: int = 64
     kv_cache_memory: int | None = None
     num_threads: int | None = None
@@ -95,6 +96,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     access_log: bool = False
     sim_step_ms: float = 1.0
     sim_crash_token: int | None = None
+    inject_faults: bool = False
 
 
 class ConfigError(Exception):
@@ -201,8 +203,12 @@ def _checked(config: ServerConfig) -> ServerConfig:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     for name in ("step_timeout", "request_timeout", "client_timeout"):
         value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, not {value}")
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigError(f"--{name.replace('_', '-')} must be a number above 0, not {value}")
+    for name in ("shutdown_grace", "sim_step_ms"):
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            raise ConfigError(f"--{name.replace('_', '-')} must be a number of at least 0, not {value}")
     if not 0 < config.gpu_memory_utilization <= 1:
         raise ConfigError(
             f"--gpu-memory-utilization must be above 0 and at most 1, not {config.gpu_memory_utilization}"
@@ -374,8 +380,12 @@ def _add_engine_flags(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="on a GPU: an answer does not depend on what else runs, as it never does on the CPU; slower",
     )
-    group.add_argument("--max-num-seqs", type=int, metavar="N", help="sequences in one step (64)")
-    group.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="tokens in one step (512)")
+    group.add_argument(
+        "--max-num-seqs", type=int, metavar="N", help="sequences in one step (64; on a GPU 256)"
+    )
+    group.add_argument(
+        "--max-num-batched-tokens", type=int, metavar="N", help="tokens in one step (512; on a GPU 2048)"
+    )
     group.add_argument("--block-size", type=int, metavar="N", help="tokens in a KV block (64)")
     group.add_argument(
         "--kv-cache-memory", type=_memory, metavar="SIZE", help="KV cache of each engine, like 512M or 4GiB"
@@ -388,4 +398,9 @@ def _add_engine_flags(group: argparse._ArgumentGroup) -> None:
         type=int,
         metavar="ID",
         help="--engine sim kills itself on this token, to try that",
+    )
+    group.add_argument(
+        "--inject-faults",
+        action="store_true",
+        help="engines fail when they get real-time signals, to try that (engine/runner/injection.py)",
     )

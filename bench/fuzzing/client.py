@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -35,7 +36,11 @@ async def exchange(url: str, data: bytes, *, half_close: bool = False, kept_s: f
     the server rightly keeps open. Raises TimeoutError when neither an answer nor an end comes."""
     where = urlsplit(url)
     async with asyncio.timeout(PATIENCE_S):
-        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        # In one go: when many are opened at a time, ours must not be the client that says nothing for too long.
+        connection = socket.create_connection((where.hostname, where.port))
+        connection.setblocking(False)
+        data = data[connection.send(data) :]
+        reader, writer = await asyncio.open_connection(sock=connection)
         try:
             answer = asyncio.create_task(_read(reader, kept_s))
             try:

@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec import inspect
 
-MARKS = ("@session@", "@variable@", "@call@", "@program@", "@response@")
+MARKS = ("@session@", "@variable@", "@call@", "@program@", "@response@", "@spare@")
 MAX_DEPTH = 6
 
 _NUMBERS: tuple[float, ...] = (
@@ -132,8 +132,16 @@ def garbage(chance: random.Random, depth: int = 0) -> Any:
             lambda: {key(chance): garbage(chance, depth + 1) for _ in range(chance.randrange(4))},
         ]
     if depth == 0:
-        makers += [lambda: _nested(chance), lambda: [garbage(chance, MAX_DEPTH)] * chance.choice((300, 3000))]
+        makers += [lambda: _nested(chance), lambda: _many(chance)]
     return chance.choice(makers)()
+
+
+def _many(chance: random.Random) -> list[Any]:
+    """Of one thing, which is short: a body of a hundred megabytes would only keep its sender busy."""
+    member = garbage(chance, MAX_DEPTH)
+    if isinstance(member, str):
+        member = member[:1000]
+    return [member] * chance.choice((300, 3000))
 
 
 def text(chance: random.Random) -> str:

@@ -98,7 +98,8 @@ class Campaign:
         submitted = (await self._json("POST", path + "/calls", call))["calls"][0]["id"]
         program = (await self._json("POST", "/v1/programs", {"calls": [call], "wait": 0}))["id"]
         response = (await self._json("POST", "/v1/responses", {"input": "Hi", "max_output_tokens": 16}))["id"]
-        ids = (session, variable, submitted, program, response)
+        spare = (await self._json("POST", "/v1/sessions", {"ttl": 60}))["id"]  # for a case to end
+        ids = (session, variable, submitted, program, response, spare)
         return dict(zip(values.MARKS, ids, strict=True))
 
     async def _check_canary(self, begin: int) -> None:

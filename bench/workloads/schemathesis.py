@@ -9,10 +9,10 @@ import argparse
 import subprocess
 import time
 
-from bench.harness import tools
+from bench.peers.setup import Environment, cache_folder, ensure
 from bench.serving import serve
 
-VERSION = "schemathesis==4.32.5"
+SCHEMATHESIS = Environment("schemathesis", ("schemathesis==4.32.5",), (), "schemathesis")
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="a regular expression for paths")
     args = parser.parse_args(argv)
-    schemathesis = tools.environment("schemathesis", VERSION).with_name("st")
+    schemathesis = ensure(SCHEMATHESIS, cache_folder()).with_name("st")
     begun = time.perf_counter()
     with serve(*FLAGS, "--api-key", KEY) as server:
         command = [str(schemathesis), "run", server.url + "/openapi.json", "--no-color"]

@@ -33,6 +33,7 @@ from engine.runner.device_batch import BatchRows, PackedStep, RowTables, pack
 from engine.runner.device_memory import upload
 from engine.runner.device_sampler import DeviceSampler, Samples
 from engine.runner.kv_cache import KvSizes
+from engine.runner.memory_errors import named_memory_errors
 from engine.runner.scoring import score
 from engine.structured.grammar import Grammars
 from ops import cuda
@@ -150,6 +151,7 @@ class DeviceRunner:
         """One step, waited for."""
         return self.launch(batch).result()
 
+    @named_memory_errors()
     @torch.inference_mode()
     def launch(self, batch: ScheduledBatch) -> StepHandle:
         """Queue a step's kernels. Raises DeviceLost; after any other error the next step is good."""

@@ -19,28 +19,32 @@ import numpy as np
 import torch
 
 from engine.batch import AttentionPlan, SampledToken, SampledTokens, ScheduledBatch
-from engine.config import EngineConfig
-from engine.models.attention import RowTile, StepState
+from engine.config import EngineConfig, step_limits
+from engine.models.attention import LastRows, RowTile, StepState
 from engine.models.config import ModelConfig, load_config
 from engine.models.decoder import Decoder
 from engine.models.layers import RotaryTable, Weights
 from engine.models.loader import DummyWeights, FolderWeights
 from engine.plan import Rows, build_plan
-from engine.runner.batch import SlotTables, StepInputs
+from engine.runner.batch import SlotTables, StepInputs, slot_runs
 from engine.runner.kv_cache import KvCache, free_memory, size_kv_cache
 from engine.runner.loaded import LoadedRunner, LoadError, Progress
+from engine.runner.memory_errors import named_memory_errors
 from engine.runner.sampler import Sampler
 from engine.runner.scoring import score
 from engine.runner.threads import ThreadChoice, fixed_threads, time_threads
 from engine.structured.grammar import Grammars
 from engine.structured.tokenizer_json import converted_tokenizer, tokenizer_json
 from engine.types import Ready
-from ops.attention import Geometry, Plan, PreparedSteps, choose_query_quantum
+from ops.attention import Geometry, Plan, PreparedSteps, choose_query_quantum, plan_of_rows, prepare
 from ops.dispatch import cpu_ops
 from ops.linear import RowPolicy, choose_row_policy
 from ops.rope import RopeStep
 
 logger = logging.getLogger(__name__)
+
+_LEFT_OUT = 48
+"""Rows that the last layer has to leave out, for a plan of the rest to pay."""
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -73,8 +77,10 @@ class ModelRunner:
         self._windows = frozenset(config.windows)
         self._max_rows = policy.padded(max_rows)
         self._queries = geometry.query_buffer(self._max_rows)
+        self._last_queries = geometry.query_buffer(policy.tile)
         self._prepared = PreparedSteps(geometry)
 
+    @named_memory_errors()
     def run(self, batch: ScheduledBatch) -> SampledTokens:
         """One step: compute every row, sample where asked. See `engine.batch` for the contract of both
         sides.
@@ -136,18 +142,30 @@ class ModelRunner:
             tiles=self._tiles(inputs),
             queries=self._queries,
             attention={window: self._prepared.at(arrays, padded_rows, window) for window in self._windows},
+            logit_tile=self._policy.tile,
+            last=self._last_rows(inputs, arrays),
         )
         return self._decoder.forward(inputs.ids, step, self._cache.layers, inputs.logit_rows)
 
+    def _last_rows(self, inputs: StepInputs, plan: Plan) -> LastRows | None:
+        rows = inputs.logit_rows
+        if rows is None or inputs.scored or not inputs.sampled:
+            return None
+        if len(rows) > min(self._policy.tile, len(inputs.ids) - _LEFT_OUT):
+            return None
+        own = plan_of_rows(plan, rows[: len(inputs.sampled)].numpy())
+        attention = prepare(own, self._geometry, len(rows), self._decoder.config.windows[-1])
+        return LastRows(rows, self._last_queries, attention)
+
     def _tiles(self, inputs: StepInputs) -> tuple[RowTile, ...]:
-        cos, sin = self._rotary.at(inputs.padded_positions)
-        slots = inputs.kv_slots
-        if len(slots) <= self._policy.tile:
-            return (RowTile(0, len(slots), RopeStep(cos, sin, slots)),)
-        return tuple(
-            RowTile(begin, end, RopeStep(cos[begin:end], sin[begin:end], slots[begin:end]))
-            for begin, end in self._policy.tiles(len(slots))
-        )
+        rotation, slots = self._rotary.at(inputs.padded_positions), inputs.kv_slots
+        rows = len(inputs.positions)
+
+        def rope(begin: int, end: int) -> RopeStep:
+            runs = slot_runs(slots[begin : min(end, rows)].numpy())
+            return RopeStep(rotation[begin:end], slots[begin:end], runs)
+
+        return tuple(RowTile(begin, end, rope(begin, end)) for begin, end in self._policy.tiles(len(slots)))
 
     def _end_row(self, token: SampledToken) -> None:
         if token.error is None:
@@ -199,7 +217,7 @@ def _assemble(
 ) -> ModelRunner:
     model = decoder.config
     with torch.inference_mode():
-        policy = choose_row_policy(*decoder.linears(), dtype, threads.use, threads.most)
+        policy = choose_row_policy(*decoder.linears(), dtype, threads.use, threads.most, decoder.head)
         quantum = choose_query_quantum(model.num_kv_heads, model.head_dim, dtype, threads.use, threads.most)
     sizes = size_kv_cache(config, model, dtype, free_memory())
     geometry = Geometry(
@@ -213,8 +231,9 @@ def _assemble(
         query_quantum=quantum,
     )
     cache = KvCache(sizes, model, dtype)
-    rows = config.max_num_batched_tokens + config.max_num_seqs
-    return ModelRunner(decoder, cache, geometry, policy, threads, config.max_num_seqs, rows, grammars)
+    limits = step_limits(config, gpu=False)
+    rows = limits.max_num_batched_tokens + limits.max_num_seqs
+    return ModelRunner(decoder, cache, geometry, policy, threads, limits.max_num_seqs, rows, grammars)
 
 
 def _load_decoder(
@@ -253,11 +272,13 @@ def _dtype(config: EngineConfig) -> torch.dtype:
 def _ready(
     config: EngineConfig, runner: ModelRunner, dtype: torch.dtype, threads: int, converted: bytes | None
 ) -> Ready:
+    limits = step_limits(config, gpu=False)
     return Ready(
         block_size=runner.block_size,
         num_blocks=runner.num_blocks - 1,
         max_model_len=runner.max_model_len,
-        max_num_seqs=config.max_num_seqs,
+        max_num_seqs=limits.max_num_seqs,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
         vocab_size=runner.vocab_size,
         device="cpu",
         dtype=str(dtype).removeprefix("torch."),

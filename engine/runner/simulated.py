@@ -31,7 +31,7 @@ from engine.batch import (
     ScheduledSequence,
     SlotInstall,
 )
-from engine.config import EngineConfig, SimConfig
+from engine.config import EngineConfig, SimConfig, step_limits
 from engine.runner.loaded import LoadedRunner, LoadError
 from engine.structured.grammar import GrammarError, Grammars, Pending
 from engine.structured.tokenizer_json import tokenizer_json
@@ -77,6 +77,7 @@ class SimulatedRunner:
         self._sim = sim
         self._grammars = grammars
         self._states: npt.NDArray[np.uint64] = np.zeros((num_blocks, block_size), np.uint64)
+        self._states.fill(0)  # touched at start, so that resident memory is flat
         self._slots: dict[int, _Slot] = {}
         # Of a real vocabulary, leave out what is rarely text: special tokens and single bytes at the
         # beginning.
@@ -207,11 +208,13 @@ def load_runner(config: EngineConfig, progress: Callable[[str, float], None]) ->
         grammars=Grammars(tokenizer_json(Path(config.model), None), config.sim.vocab_size),
     )
     progress("simulated engine", 1.0)
+    limits = step_limits(config, gpu=False)
     ready = Ready(
         block_size=config.block_size,
         num_blocks=num_blocks,
         max_model_len=max_model_len,
-        max_num_seqs=config.max_num_seqs,
+        max_num_seqs=limits.max_num_seqs,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
         vocab_size=config.sim.vocab_size,
         device="sim",
         dtype="none",

@@ -2,8 +2,9 @@
 
 Responsible for: OpenAI's error object also where no handler was reached (a request line, a header or a chunk that
 cannot be read: 400, 414, 431), for counting those answers, and for closing a connection that does not bring its
-first request in time. A client that closes its half of the connection counts as one that has left, because nobody
-can tell the two apart. Leaves to others: whatever is a request (`server.http.middleware`), and its body.
+first request in time, or the next one in a little more. A client that closes its half of the connection counts as
+one that has left, because nobody can tell the two apart. Leaves to others: whatever is a request
+(`server.http.middleware`), and its body.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ MAX_FIELD = 32 * 2**10
 MAX_HEADERS = 128
 BACKLOG = 1024
 SECOND_LOOK_S = 0.1
+IDLE = 1.25
+"""Times the patience, between two requests: more than the minute after which proxies let go of a connection."""
+
 LINGER_S = 5.0
 """How long the rest of a body is read and dropped, so that its sender comes to read why it was refused."""
 
@@ -48,6 +52,7 @@ class Connection(web.RequestHandler):
             max_line_size=MAX_LINE,
             max_field_size=MAX_FIELD,
             max_headers=MAX_HEADERS,
+            keepalive_timeout=IDLE * patience,
             lingering_time=min(patience, LINGER_S),
         )
         self._patience = patience

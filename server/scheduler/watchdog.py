@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+SECOND_LOOK_S = 0.1
+"""After a stall of the loop: what the engine has said meanwhile is read between the two looks."""
+
 
 class Watchdog:
     """Owns the timer and the time of the last sign of life."""
@@ -43,12 +46,14 @@ class Watchdog:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
+    def _look(self, again: bool = True) -> None:
         self._timer = None
         if not self._has_work():
             return
         silent = self._loop.time() - self._last
-        if silent >= self._timeout:
-            self._bark(silent)
-        else:
+        if silent < self._timeout:
             self._timer = self._loop.call_at(self._last + self._timeout, self._look)
+        elif again:
+            self._timer = self._loop.call_later(SECOND_LOOK_S, self._look, False)
+        else:
+            self._bark(silent)

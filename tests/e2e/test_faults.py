@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bench.serving import Server, serve
+from engine.runner.injection import Fault
 from tests.e2e.api import Answer, Api, Event, until
 
 PROMPT = "Once upon a time there was a story that was told " * 8
@@ -53,7 +54,7 @@ def is_up(server: Server) -> bool:
 def server() -> Iterator[Server]:
     """One slow engine, a watchdog that waits for a second only, and no answers from memory."""
     flags = ("--step-timeout", "1", "--sim-crash-token", str(CRASH_TOKEN), "--disable", "call-dedup")
-    with serve(*SLOW_STEPS, *flags) as server:
+    with serve(*SLOW_STEPS, *flags, "--inject-faults") as server:
         yield server
 
 
@@ -63,7 +64,7 @@ def pair() -> Iterator[Server]:
         yield server
 
 
-def disturbed(server: Server, request: dict[str, object], number: signal.Signals) -> list[Event]:
+def disturbed(server: Server, request: dict[str, object], number: int) -> list[Event]:
     """The events of a stream whose engine got a signal after a few of them."""
     (engine,) = server.engine_pids()
     with Api(server.url).stream("POST", "/v1/completions", request) as stream:
@@ -91,6 +92,15 @@ def test_an_engine_that_hangs_is_replaced_and_its_streams_go_on(server: Server) 
     undisturbed = Api(server.url).events("POST", "/v1/completions", streamed())
     assert text_of(disturbed(server, streamed(), signal.SIGSTOP)) == text_of(undisturbed)
     assert "--step-timeout" in server.text()
+
+
+def test_an_engine_that_cannot_allocate_is_replaced_and_its_streams_go_on(server: Server) -> None:
+    assert until(lambda: is_up(server))
+    undisturbed = Api(server.url).events("POST", "/v1/completions", streamed())
+    restarts = server.text().count("starting again")
+    assert text_of(disturbed(server, streamed(), Fault.STARVE.signal)) == text_of(undisturbed)
+    assert "the engine failed: MemoryError" in server.text()
+    assert server.text().count("starting again") == restarts + 1
 
 
 def test_cached_tokens_are_those_of_the_first_life(server: Server) -> None:

@@ -26,6 +26,7 @@ READY = Ready(
     num_blocks=32,
     max_model_len=2048,
     max_num_seqs=8,
+    max_num_batched_tokens=256,
     vocab_size=100,
     device="test",
     dtype="none",
@@ -51,7 +52,7 @@ def runner() -> BreakableRunner:
 
 @pytest.fixture
 def core(runner: BreakableRunner) -> EngineCore:
-    return EngineCore(runner, READY, max_num_batched_tokens=256, disabled=frozenset())
+    return EngineCore(runner, READY, disabled=frozenset())
 
 
 def a_request(request_id: int, length: int = 600, max_tokens: int = 4) -> Generate:

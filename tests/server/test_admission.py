@@ -28,6 +28,15 @@ def test_the_queue_begins_where_the_engines_are_full() -> None:
     admission.check("t")
 
 
+def test_engines_that_run_more_than_was_thought_make_room() -> None:
+    admission = an_admission()
+    for app in ("a", "b", "c"):
+        admission.taken("t", app, 10)
+    admission.open_seats(3)
+    assert admission.queued == 0
+    admission.check("t")
+
+
 def test_prompt_tokens_count_until_the_first_token() -> None:
     admission = an_admission(seats=10)
     admission.taken("t", "a", 900)

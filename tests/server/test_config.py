@@ -137,3 +137,10 @@ def test_the_engines_of_the_file_may_not_contradict_devices_either(tmp_path: Pat
 
 def test_the_same_device_may_serve_two_engines() -> None:
     assert parse_config(["--devices", "0,0"]).engines == 2
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+@pytest.mark.parametrize("flag", ["--shutdown-grace", "--step-timeout", "--client-timeout", "--sim-step-ms"])
+def test_seconds_are_numbers_that_a_timer_takes(flag: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=flag):
+        parse_config([f"{flag}={value}"])

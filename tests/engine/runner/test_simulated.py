@@ -23,7 +23,7 @@ def load(config: EngineConfig) -> LoadedRunner:
 def run(requests: list[Generate], config: EngineConfig | None = None) -> dict[int, list[int]]:
     config = config or EngineConfig(kind="sim", sim=INSTANT)
     loaded = load(config)
-    core = EngineCore(loaded.runner, loaded.ready, config.max_num_batched_tokens, config.disabled)
+    core = EngineCore(loaded.runner, loaded.ready, config.disabled)
     for request in requests:
         core.take(request)
     tokens: dict[int, list[int]] = {request.id: [] for request in requests}

@@ -103,3 +103,13 @@ async def test_a_connection_that_brings_no_request_is_closed(data: bytes) -> Non
         writer.write(data)
         assert await asyncio.wait_for(reader.read(), 10) == b""
         writer.close()
+
+
+async def test_a_connection_that_trickles_its_second_request_is_closed_like_one_with_a_first() -> None:
+    async with edge() as found:
+        reader, writer = await asyncio.open_connection("127.0.0.1", found.port)
+        writer.write(POST + b"Content-Length: 2\r\n\r\n{}")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n{}"), 10)).startswith(b"HTTP/1.1 200")
+        writer.write(b"GET / HTTP/1.1\r\nA: b\r\n")
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
