@@ -1,9 +1,8 @@
 """The server's end of an engine: the only seam through which an engine is reached.
 
 Responsible for: the engine's process (started by exec with its socket passed, ended by EOF, `close()` or a
-kill), and for handing each delta of a report to the generation that waits for it. Every generation ends: with
-its last delta, by leaving its context, or with EngineDied. Leaves to others: which engine and what order,
-restarts.
+kill), and for handing each delta of a report to its reader. Every request ends: with its last delta, because its
+reader has left it, or with its engine. Leaves to others: which engine and what order, restarts.
 """
 
 from __future__ import annotations
@@ -15,17 +14,18 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import cast
+from typing import Protocol, cast
 
 from engine.config import EngineConfig
 from engine.ipc import FrameBuffer, FrameEncoder, FrameError, decode_from_engine
 from engine.types import (
     Abort,
     Failed,
+    FromEngine,
     Generate,
     Hint,
     Key,
@@ -50,68 +50,21 @@ class EngineDied(Exception):
     """The engine process is gone, or never came up; the message says why."""
 
 
-class Generation:
-    """One request's deltas: `async with client.generate(request) as deltas: async for delta in deltas`.
+class Reader(Protocol):
+    """Who gets a request's deltas, on the event loop, in the call that has read them from the socket.
 
-    Deltas that come faster than they are read are merged into one. Owns what is not read yet.
+    So it neither waits nor raises: others are read for in the same call.
     """
 
-    __slots__ = ("_buffer", "_client", "_failure", "_finished", "_request", "_waiter")
-
-    def __init__(self, client: EngineClient, request: Generate) -> None:
-        self._client = client
-        self._request = request
-        self._buffer: list[TokenDelta] = []
-        self._waiter: asyncio.Future[None] | None = None
-        self._finished = False
-        self._failure: str | None = None
-
-    async def __aenter__(self) -> Generation:
-        """Raises EngineDied."""
-        await self._client.open(self._request, self)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._client.leave(self._request.id, finished=self._finished)
-
-    def __aiter__(self) -> Generation:
-        return self
-
-    async def __anext__(self) -> TokenDelta:
-        """All that has come since the last one. Raises EngineDied."""
-        if not self._buffer:
-            if self._finished:
-                raise StopAsyncIteration
-            if self._failure is None:
-                self._waiter = asyncio.get_running_loop().create_future()
-                try:
-                    await self._waiter
-                finally:
-                    self._waiter = None
-            if not self._buffer:
-                raise EngineDied(self._failure)
-        buffer, self._buffer = self._buffer, []
-        return buffer[0] if len(buffer) == 1 else _merged(buffer)
-
     def push(self, delta: TokenDelta) -> None:
-        self._buffer.append(delta)
-        if delta.finish_reason is not None:
-            self._finished = True
-        self._wake()
+        """What has come since the last one. Nothing follows one with a finish_reason."""
 
-    def fail(self, message: str) -> None:
-        self._failure = message
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def lose(self, message: str) -> None:
+        """The engine died, and this is why: nothing more will come."""
 
 
 class EngineClient(asyncio.Protocol):
-    """One engine process. Made by `start`; owns the process, the socket and the open generations.
+    """One engine process. Made by `start`; owns the process, the socket and the requests that it works on.
 
     `on_report` and `on_loading` are called on the event loop, once per frame.
     """
@@ -128,7 +81,7 @@ class EngineClient(asyncio.Protocol):
         self._ended: asyncio.Future[str] = loop.create_future()
         self._writable = asyncio.Event()
         self._writable.set()
-        self._generations: dict[int, Generation] = {}
+        self._readers: dict[int, Reader] = {}
         self._buffer = FrameBuffer()
         self._frames = FrameEncoder()
         self._failure: str | None = None
@@ -171,8 +124,8 @@ class EngineClient(asyncio.Protocol):
 
     @property
     def num_open(self) -> int:
-        """Generations that have begun and not been left."""
-        return len(self._generations)
+        """Requests that have begun and neither ended nor been left."""
+        return len(self._readers)
 
     @property
     def ready(self) -> asyncio.Future[Ready]:
@@ -184,10 +137,24 @@ class EngineClient(asyncio.Protocol):
         """Awaitable: the process is gone; why."""
         return asyncio.shield(self._ended)
 
-    def generate(self, request: Generate) -> Generation:
-        """An async context manager over the request's deltas; leaving it aborts what has not finished.
-        `request.id` is unique among this engine's live requests."""
-        return Generation(self, request)
+    async def open(self, request: Generate, reader: Reader) -> None:
+        """Begin; to be left, whatever comes. `request.id` is unique among this engine's live requests.
+
+        Raises EngineDied.
+        """
+        while self._failure is None and not self._writable.is_set():
+            await self._writable.wait()
+        if self._failure is not None:
+            raise EngineDied(self._failure)
+        if request.id in self._readers:
+            raise ValueError(f"request {request.id} is already running")
+        self._readers[request.id] = reader
+        self._send(request)
+
+    def leave(self, request_id: int) -> None:
+        """Its reader gets nothing more; what has not ended is aborted."""
+        if self._readers.pop(request_id, None) is not None:
+            self._send(Abort(request_id))
 
     def warm(self, request: Warm) -> None:
         """Prefill ids into the cache. The report that says it is done goes to `on_report` only."""
@@ -200,7 +167,7 @@ class EngineClient(asyncio.Protocol):
         self._send(request)
 
     def abort(self, request_id: int) -> None:
-        """Of a Warm, or ahead of leaving a generation's context."""
+        """Of a Warm."""
         self._send(Abort(request_id))
 
     def kill(self, why: str) -> None:
@@ -220,24 +187,6 @@ class EngineClient(asyncio.Protocol):
                 self._process.kill()
             await asyncio.wait([self._reaper])
 
-    # For Generation.
-
-    async def open(self, request: Generate, generation: Generation) -> None:
-        if self._failure is not None:
-            raise EngineDied(self._failure)
-        if request.id in self._generations:
-            raise ValueError(f"request {request.id} is already running")
-        if not self._writable.is_set():
-            await self._writable.wait()
-            return await self.open(request, generation)
-        self._generations[request.id] = generation
-        self._send(request)
-        return None
-
-    def leave(self, request_id: int, *, finished: bool) -> None:
-        if self._generations.pop(request_id, None) is not None and not finished:
-            self._send(Abort(request_id))
-
     # asyncio.Protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -245,11 +194,14 @@ class EngineClient(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            for payload in self._buffer.feed(data):
-                self._received(payload)
+            messages = [decode_from_engine(payload) for payload in self._buffer.feed(data)]
         except FrameError as error:
             self._failure = f"the engine sent a broken frame: {error}"
             self._transport.abort()
+            return
+        for message in messages:
+            self._received(message)
+        self._deliver([message.deltas for message in messages if isinstance(message, StepReport)])
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -261,15 +213,9 @@ class EngineClient(asyncio.Protocol):
         self._writable.set()
         self._lost.set()
 
-    def _received(self, payload: memoryview) -> None:
-        message = decode_from_engine(payload)
+    def _received(self, message: FromEngine) -> None:
         match message:
             case StepReport():
-                generations = self._generations
-                for delta in message.deltas:
-                    generation = generations.get(delta.id)
-                    if generation is not None:
-                        generation.push(delta)
                 if self._on_report is not None:
                     self._on_report(message)
             case Loading():
@@ -279,6 +225,16 @@ class EngineClient(asyncio.Protocol):
                 self._ready.set_result(message)
             case Failed():
                 self._failure = message.message
+
+    def _deliver(self, steps: Sequence[Sequence[TokenDelta]]) -> None:
+        """What came of several steps at once is one delta of a request: so a server that is behind catches up."""
+        readers = self._readers
+        for delta in steps[0] if len(steps) == 1 else _merged(steps):
+            reader = readers.get(delta.id)
+            if reader is not None:
+                if delta.finish_reason is not None:
+                    del readers[delta.id]
+                reader.push(delta)
 
     def _send(self, message: ToEngine | EngineConfig) -> None:
         """Nothing happens when the engine is gone: those who wait for it are told."""
@@ -291,15 +247,16 @@ class EngineClient(asyncio.Protocol):
         try:
             status = await asyncio.wait_for(self._process.wait(), REAP_S)
         except TimeoutError:
-            self._process.kill()
+            with suppress(ProcessLookupError):
+                self._process.kill()
             status = await self._process.wait()
         self._failure = self._failure or _cause(status, closed=self._closing)
         if not self._ready.done():
             self._ready.set_exception(EngineDied(self._failure))
             self._ready.exception()  # nobody need ask
-        for generation in self._generations.values():
-            generation.fail(self._failure)
-        self._generations.clear()
+        readers, self._readers = self._readers, {}
+        for reader in readers.values():
+            reader.lose(self._failure)
         self._ended.set_result(self._failure)
 
 
@@ -323,11 +280,24 @@ def _cause(status: int, *, closed: bool) -> str:
     if closed:
         return "the engine was closed"
     if status < 0:
-        return f"the engine process was killed by {signal.Signals(-status).name}"
+        return f"the engine process was killed by {_signal_name(-status)}"
     return f"the engine process ended with status {status}"
 
 
-def _merged(deltas: list[TokenDelta]) -> TokenDelta:
+def _signal_name(number: int) -> str:
+    """Of real-time signals, only the first and the last have a name."""
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+
+def _merged(steps: Iterable[Iterable[TokenDelta]]) -> list[TokenDelta]:
+    """One of each request."""
+    by_id: defaultdict[int, list[TokenDelta]] = defaultdict(list)
+    for delta in itertools.chain.from_iterable(steps):
+        by_id[delta.id].append(delta)
+    return [deltas[0] if len(deltas) == 1 else _joined(deltas) for deltas in by_id.values()]
+
+
+def _joined(deltas: Sequence[TokenDelta]) -> TokenDelta:
     last = deltas[-1]
     return TokenDelta(
         id=last.id,

@@ -15,14 +15,13 @@ from array import array
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import chain
 
 import msgspec
 
 from engine.types import Objective
-from server.generation import GenerationParams, TextDelta
+from server.generation import GenerationParams, TextDelta, merged
 from server.tenant import Tenant
 
 MAX_ENDED = 1_000
@@ -103,22 +102,12 @@ class CallCache:
 
     def _keep(self, key: bytes, flight: Flight) -> None:
         """As one delta: a delta a token takes several times the memory. Who reads along has the flight itself."""
-        deltas = [_merged(flight.deltas)] if flight.deltas else []
+        deltas = [merged(flight.deltas)] if flight.deltas else []
         kept = Flight(flight.number, flight.objective, deltas, flight.num_tokens, ended=True)
         self._ended[key] = kept
         self._ended_tokens += kept.num_tokens
         while len(self._ended) > MAX_ENDED or self._ended_tokens > MAX_ENDED_TOKENS:
             self._ended_tokens -= self._ended.popitem(last=False)[1].num_tokens
-
-
-def _merged(deltas: Sequence[TextDelta]) -> TextDelta:
-    last = deltas[-1]
-    return replace(
-        last,
-        text="".join(delta.text for delta in deltas),
-        token_ids=tuple(chain.from_iterable(delta.token_ids for delta in deltas)),
-        logprobs=tuple(chain.from_iterable(delta.logprobs for delta in deltas)),
-    )
 
 
 def key_of(tenant: Tenant, token_ids: Sequence[int], params: GenerationParams) -> bytes | None:

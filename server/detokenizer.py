@@ -25,7 +25,7 @@ class TextStream:
     looked for in the first `min_tokens` tokens.
     """
 
-    __slots__ = ("_decoder", "_held", "_matcher", "_parts", "_unscanned", "include_stop", "stopped")
+    __slots__ = ("_decoder", "_held", "_matcher", "_unscanned", "include_stop", "stopped")
 
     def __init__(
         self,
@@ -41,14 +41,8 @@ class TextStream:
         self._matcher = StopMatcher(stop) if any(stop) else None
         self._unscanned = min_tokens
         self._held = ""
-        self._parts: list[str] = []
         self.include_stop = include_stop
         self.stopped: str | None = None
-
-    @property
-    def text(self) -> str:
-        """All that has been returned so far."""
-        return "".join(self._parts)
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that these tokens make safe to show."""
@@ -56,31 +50,34 @@ class TextStream:
             return ""
         if self._unscanned > 0:
             return self._push_unscanned(token_ids)
-        return self._emit(self._scan(self._decoder.push(token_ids)))
+        text = self._decoder.push(token_ids)
+        return text if self._matcher is None else self._scan(self._matcher, text)
 
     def flush(self) -> str:
         """What was held back, at the end of the output; half a character becomes U+FFFD."""
         if self.stopped is not None:
             return ""
-        text = self._scan(self._decoder.flush())
+        text = self._decoder.flush()
+        if self._matcher is not None:
+            text = self._scan(self._matcher, text)
         if self.stopped is None:
             text, self._held = text + self._held, ""
-        return self._emit(text)
+        return text
 
     def _push_unscanned(self, token_ids: Sequence[int]) -> str:
         count = min(self._unscanned, len(token_ids))
         self._unscanned -= count
-        text = self._emit(self._decoder.push(token_ids[:count]))
+        text = self._decoder.push(token_ids[:count])
         return text + self.push(token_ids[count:]) if count < len(token_ids) else text
 
-    def _scan(self, text: str) -> str:
+    def _scan(self, matcher: StopMatcher, text: str) -> str:
         """The part of held + `text` that no stop string can reach any more; sets `stopped`."""
-        if self._matcher is None or not text:
+        if not text:
             return text
-        found = self._matcher.feed(text)
+        found = matcher.feed(text)
         text = self._held + text
         if found is None:
-            safe = len(text) - self._matcher.reach
+            safe = len(text) - matcher.reach
             self._held = text[safe:]
             return text[:safe]
         self.stopped, unread = found
@@ -88,26 +85,20 @@ class TextStream:
         end = len(text) - unread
         return text[: end if self.include_stop else end - len(self.stopped)]
 
-    def _emit(self, text: str) -> str:
-        if text:
-            self._parts.append(text)
-        return text
-
 
 class ByteDecoder:
     """For exact vocabularies: bytes side by side, cut at whole characters."""
 
-    __slots__ = ("_bytes_of", "_rest", "_skip_special")
+    __slots__ = ("_bytes", "_rest")
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:
-        self._bytes_of = tokenizer.vocabulary.bytes_of
-        self._skip_special = skip_special
+        self._bytes = tokenizer.vocabulary.visible if skip_special else tokenizer.vocabulary.bytes
         self._rest = b""
 
     def push(self, token_ids: Iterable[int]) -> str:
         data = self._rest
         for id in token_ids:
-            data += self._bytes_of(id, skip_special=self._skip_special)
+            data += self._bytes[id]
         text, used = utf_8_decode(data, "replace", False)
         self._rest = data[used:]
         return text

@@ -6,8 +6,12 @@ the meaning of a finish. Pure; the driver is `server.scheduler.dispatcher`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
+
+import msgspec
 
 from engine.types import SamplingParams, TokenDelta, TokenLogprobs
 from server.detokenizer import TextStream
@@ -31,8 +35,7 @@ class GenerationParams:
     seeded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(msgspec.Struct, frozen=True, gc=False):
     """New text and the tokens behind it. Empty only when it is the last (`finish_reason` set).
 
     `logprobs` aligns with `token_ids` when asked for. `stop_reason`: the stop string or the `stop_token_ids` member
@@ -49,10 +52,27 @@ class TextDelta:
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
-class TextAssembler:
-    """One generation's text. Owns what is held back: half a character, or the start of a stop string."""
+def merged(deltas: Sequence[TextDelta]) -> TextDelta:
+    """Of one generation, in order, as one."""
+    if len(deltas) == 1:
+        return deltas[0]
+    return msgspec.structs.replace(
+        deltas[-1],
+        text="".join([delta.text for delta in deltas]),
+        token_ids=tuple(chain.from_iterable(delta.token_ids for delta in deltas)),
+        logprobs=tuple(chain.from_iterable(delta.logprobs for delta in deltas)),
+        prompt_logprobs=deltas[0].prompt_logprobs,
+    )
 
-    __slots__ = ("_ids", "_logprobs", "_prompt_logprobs", "_stop_ids", "_stream")
+
+class TextAssembler:
+    """One generation's text, whatever engines it comes from.
+
+    Owns what is held back: half a character, or the start of a stop string. What was cached of its prompt is what
+    the first delta said: an engine that goes on with it finds other things in its cache.
+    """
+
+    __slots__ = ("_cached_tokens", "_ids", "_logprobs", "_prompt_logprobs", "_stop_ids", "_stream")
 
     def __init__(self, tokenizer: Tokenizer, params: GenerationParams) -> None:
         self._stream = TextStream(
@@ -63,6 +83,7 @@ class TextAssembler:
             min_tokens=params.sampling.min_tokens,
         )
         self._stop_ids = frozenset(params.sampling.stop_token_ids)
+        self._cached_tokens: int | None = None
         self._ids: tuple[int, ...] = ()
         self._logprobs: tuple[TokenLogprobs, ...] = ()
         self._prompt_logprobs: tuple[TokenLogprobs, ...] = ()
@@ -71,6 +92,8 @@ class TextAssembler:
         """None: nothing to show yet. Raises ApiError when the engine reports one for this request."""
         if delta.finish_reason == "error":
             raise engine_error(delta.error)
+        if self._cached_tokens is None:
+            self._cached_tokens = delta.cached_tokens
         if delta.prompt_logprobs:
             self._prompt_logprobs = delta.prompt_logprobs
         text = self._stream.push(delta.token_ids) if delta.token_ids else ""
@@ -84,7 +107,7 @@ class TextAssembler:
             self._logprobs += delta.logprobs
             return None
         ids, logprobs = self._ids + delta.token_ids, self._logprobs + delta.logprobs
-        scores, cached = self._prompt_logprobs, delta.cached_tokens
+        scores, cached = self._prompt_logprobs, self._cached_tokens
         self._ids, self._logprobs, self._prompt_logprobs = (), (), ()
         if stopped is not None:
             return TextDelta(text, ids, logprobs, "stop", stopped, cached, scores)

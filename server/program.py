@@ -27,6 +27,8 @@ KEY_TTL_S = 86_400.0
 ENDED = frozenset({"ready", "failed", "cancelled"})
 """States in which a variable stays."""
 
+Events = Sequence[wire.ProgramEvent]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Program:
@@ -63,17 +65,19 @@ class Program:
         now = values(self.runner.session, self.asked)
         return msgspec.structs.replace(now, id=self.id, usage=self.usage(), timing=views.timing(self.calls))
 
-    async def events(self, wait: float | None = None) -> AsyncIterator[wire.ProgramEvent]:
+    async def events(self, wait: float | None = None) -> AsyncIterator[Events]:
         """Everything from the beginning, however late the reader comes. `wait`: see `watch`."""
         session, asked = self.runner.session, self.asked
         await asyncio.sleep(0)  # the calls that can begin get to their engines before anything is told
-        yield wire.ProgramCreated(id=self.id, session_id=session.id, variables=self._variables())
-        async for event in watch(self.runner, asked, self.calls, wait):
-            yield event
+        first: Events = (wire.ProgramCreated(id=self.id, session_id=session.id, variables=self._variables()),)
+        async for events in watch(self.runner, asked, self.calls, wait):
+            yield (*first, *events)
+            first = ()
         now = values(session, asked)
-        yield wire.ProgramDone(
+        done = wire.ProgramDone(
             values=now.values, errors=now.errors or {}, pending=now.pending or {}, usage=self.usage()
         )
+        yield (done,)
 
     def _variables(self) -> dict[str, str]:
         """Name to id of all that the program mentions; a variable without a name is its id."""
@@ -90,8 +94,8 @@ async def watch(
     variables: Mapping[str, str],
     calls: Sequence[Call] = (),
     wait: float | None = None,
-) -> AsyncIterator[wire.ProgramEvent]:
-    """Deltas and ends of `variables` (name to id), starts and ends of `calls`.
+) -> AsyncIterator[Events]:
+    """Deltas and ends of `variables` (name to id), starts and ends of `calls`; at once what there is to tell.
 
     Ends when all variables have, after `wait` seconds, or (None) when nothing runs any more: what is missing then
     has to come from a client. Raises Gone when the session ends.
@@ -101,20 +105,20 @@ async def watch(
     deadline = None if wait is None else asyncio.get_running_loop().time() + wait
     ids = [*variables.values(), *(call.id for call in calls)]
     with runner.subscriptions.watch([IDLE, *ids]) as subscription:
-        for event in reader.read(ids):
-            yield event
+        yield list(reader.read(ids))
         while reader.pending and (wait is not None or runner.busy):
             try:
                 async with asyncio.timeout_at(deadline):
                     changed = await subscription.wait()
             except TimeoutError:
                 break
-            for event in reader.read(changed):
-                yield event
+            yield list(reader.read(changed))
             session.check_open()
-    for name, id in variables.items():
-        if id in reader.pending:
-            yield wire.VariablePending(name=name, pending=_pending(session.variable(id)))
+    yield [
+        wire.VariablePending(name=name, pending=_pending(session.variable(id)))
+        for name, id in variables.items()
+        if id in reader.pending
+    ]
 
 
 class _Reader:

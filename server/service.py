@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from engine.config import EngineConfig, SimConfig
+from engine.config import CPU_STEP, EngineConfig, SimConfig
 from engine.types import Objective, Salt
 from server.admission import Admission, Bounds
 from server.call_cache import CallCache
@@ -58,14 +58,17 @@ class Service:
         self.metrics = Metrics(config.served_model_name[0] if config.served_model_name else config.model)
         self.admission = Admission(
             Bounds(
-                seats=config.engines * config.max_num_seqs,
+                seats=config.engines * (config.max_num_seqs or CPU_STEP.max_num_seqs),  # until they say it
                 queued_requests=config.max_queued_requests,
                 queued_tokens=config.max_queued_tokens,
                 per_key=config.max_concurrency_per_key,
             )
         )
         self.dispatcher = Dispatcher(
-            AppScheduler(disabled=frozenset(config.disable), hold_tokens=config.max_num_batched_tokens),
+            AppScheduler(
+                disabled=frozenset(config.disable),
+                hold_tokens=config.max_num_batched_tokens or CPU_STEP.max_num_batched_tokens,
+            ),
             self.metrics,
             self.admission,
             step_timeout_s=config.step_timeout,
@@ -204,8 +207,10 @@ class Service:
         index: int = 0,
         program: str | None = None,
         expected_tokens: int | None = None,
+        arrived: float | None = None,
     ) -> AbstractAsyncContextManager[Generation]:
-        """One generation; leaving the context aborts it. Raises Unavailable.
+        """One generation; leaving the context aborts it. `arrived`: when its client asked, on the monotonic clock
+        (None: now). Raises Unavailable.
 
         An application of its own, or one more call of `program`, which others of the tenant have named too.
         """
@@ -220,7 +225,7 @@ class Service:
             objective=objective,
             expected_tokens=expected_tokens,
         )
-        work = Work(spec, prompt_ids, params, (Salt(0, tenant.salt),))
+        work = Work(spec, prompt_ids, params, (Salt(0, tenant.salt),), arrived=arrived)
         if program is not None and "next-use-eviction" not in self.disabled:
             return leased(self.dispatcher, work, self.tokenizer)
         return self.dispatcher.generate(work, self.tokenizer)
@@ -249,6 +254,7 @@ class Service:
                 return
             converted = next((engine.tokenizer for engine in ready if engine.tokenizer is not None), None)
             tokenizer = await asyncio.to_thread(Tokenizer.from_folder, model.folder, converted)
+            self.admission.open_seats(sum(engine.max_num_seqs for engine in ready))
             limit = min(engine.max_model_len for engine in ready)
             self._model = replace(model, max_model_len=limit)
             self._tokenizer = tokenizer
@@ -283,6 +289,7 @@ class Service:
                 seed=config.seed,
                 disabled=frozenset(config.disable),
                 sim=sim,
+                inject_faults=config.inject_faults,
             )
             for place in place_engines(
                 config, os.environ.get("CUDA_VISIBLE_DEVICES"), sorted(os.sched_getaffinity(0))

@@ -25,6 +25,7 @@ from server.errors import ApiError, BadRequest, DeadlineExceeded
 from server.generation import GenerationParams, TextDelta
 from server.graph import prefix, prepared
 from server.graph.objective import strictest
+from server.graph.prepared import Pending
 from server.scheduler.dispatcher import Work
 from server.scheduler.events import TaskSpec
 from server.session.events import (
@@ -119,7 +120,7 @@ class SessionRunner:
         self.subscriptions = Subscriptions()
         self._host = host
         self._foresight = foresight.Foresight(session, tenant, host)
-        self._eager = eager_prefill.EagerPrefill(session, tenant, host)
+        self._eager = eager_prefill.EagerPrefill(session, tenant, host, self._foresight.home)
         self._running: dict[str, _Running] = {}
         self._deadlines: dict[str, float] = {}
 
@@ -172,7 +173,7 @@ class SessionRunner:
             async with self._in_time(task):
                 context = await self._context(task)
                 event = await self._generate(task, self._work(task, number, context), output)
-            await self._prepare(task, event.text)
+            await self.prepare(prepared.of_output(task, event.text))
         except ApiError as error:
             event = TaskFailed(
                 task.id, error.info.message, error.info.code or "engine_error", error.info.type
@@ -203,9 +204,8 @@ class SessionRunner:
                 raise
             raise DeadlineExceeded("Its program was not complete in time (--request-timeout).") from error
 
-    async def _prepare(self, task: Task, text: str) -> None:
-        """What its end will apply to its text, when that is much: on a thread."""
-        pending = prepared.pending(task, text)
+    async def prepare(self, pending: Pending) -> None:
+        """What the next event will apply to texts, when that is much: on a thread."""
         if pending.size > prepared.MUCH:
             self.session.graph.transforms.know(await asyncio.to_thread(pending.apply))
 
@@ -245,6 +245,7 @@ class SessionRunner:
             expected_tokens=min(self._foresight.at_most(task), params.sampling.max_tokens),
             remaining_steps=self._foresight.remaining,
             age_s=max(0.0, time.time() - task.call.created),
+            ahead=self._eager.ahead(task),
             prefix_hashes=prefix.prefix_hashes(context, self.tenant.salt),
             prefix_tokens=context.boundaries,
         )
@@ -273,14 +274,19 @@ class SessionRunner:
         return output.finished(task, work)
 
     async def _lead(self, task: Task, work: Work, output: _Output, flight: Flight | None) -> None:
+        def take(delta: TextDelta) -> bool:
+            self._show(task, output, delta)
+            if flight is not None:
+                flight.add(delta)
+            return True
+
         output.restart()
         async with self._host.dispatcher.generate(work, self._host.tokenizer) as generation:
             why = self._host.dispatcher.why(work.spec.task_id)
             self.apply(TaskStarted(task.id, generation.engine_id, why))
+            generation.tap(take)
             async for delta in generation:
-                self._show(task, output, delta)
-                if flight is not None:
-                    flight.add(delta)
+                take(delta)
             output.engine_id, output.queue_ms = generation.engine_id, generation.queue_ms
 
     async def _follow(self, task: Task, output: _Output, flight: Flight) -> None:

@@ -11,14 +11,17 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from parrot import wire
-from server.program import ENDED, Program, Programs, values, watch
+from server.errors import ApiError
+from server.graph.prepared import MUCH, Applied, of_submit, of_value
+from server.graph.transform import TransformError
+from server.program import ENDED, Events, Program, Programs, values, watch
 from server.session import export, views
 from server.session.events import Ending, SessionClosed
 from server.session.limits import Limits
@@ -93,10 +96,44 @@ class Sessions:
 
     # Calls
 
-    def submit(self, tenant: Tenant, session_id: str, calls: Sequence[wire.Call]) -> wire.SubmitAnswer:
+    async def transformed(
+        self,
+        tenant: Tenant,
+        session_id: str | None,
+        calls: Sequence[wire.Call],
+        variables: Mapping[str, str] | None = None,
+    ) -> Applied:
+        """What a submit of these applies to values that are there, when that is much: on a thread. Nothing where
+        the submit would be refused, which it says itself."""
+        if not any(placeholder.transforms for call in calls for placeholder in call.placeholders or ()):
+            return {}
+        try:
+            session = (
+                self._runner(tenant, session_id).session
+                if session_id
+                else self._program_session(tenant, None)
+            )
+            event = session.plan_submit(calls, self._env(), variables=variables)
+        except ApiError:
+            return {}
+        known = session.graph.variables
+        applied: dict[tuple[str, str], str | TransformError] = {}
+        for pending in (
+            of_submit(event.calls, session.values_with(event)),
+            *(of_value(known[spec.id], spec.value or "") for spec in event.values),
+        ):
+            if pending.size > MUCH:
+                applied |= await asyncio.to_thread(pending.apply)
+        return applied
+
+    def submit(
+        self, tenant: Tenant, session_id: str, calls: Sequence[wire.Call], applied: Applied | None = None
+    ) -> wire.SubmitAnswer:
+        """`applied`: see `transformed`."""
         self._service.admit(tenant, session_id)
         runner = self._runner(tenant, session_id)
         event = runner.session.plan_submit(calls, self._env())
+        runner.session.graph.transforms.know(applied or {})
         runner.apply(event)
         return views.submit_answer(event)
 
@@ -110,6 +147,13 @@ class Sessions:
         return views.call_info(runner.session.call(call_id))
 
     # Variables
+
+    async def prepare_variable(self, tenant: Tenant, session_id: str, ref: str, value: str) -> None:
+        """Before `set_variable`: what that applies to the value, when it is much, on a thread."""
+        runner = self._runner(tenant, session_id)
+        event = runner.session.plan_set(ref, value, self._env())
+        if event is not None and not event.created:
+            await runner.prepare(of_value(runner.session.graph.variables[event.id], value))
 
     def set_variable(
         self, tenant: Tenant, session_id: str, ref: str, value: str
@@ -144,7 +188,7 @@ class Sessions:
         ref: str,
         criteria: wire.Criteria | None,
         wait: float | None = None,
-    ) -> AsyncIterator[wire.ProgramEvent]:
+    ) -> AsyncIterator[Events]:
         """Its text as it comes, from the beginning, then ready or failed. `wait`: see `program.watch`."""
         runner = self._runner(tenant, session_id)
         runner.apply(runner.session.plan_get(ref, criteria))
@@ -168,8 +212,11 @@ class Sessions:
 
     # Programs
 
-    def start_program(self, tenant: Tenant, request: wire.ProgramRequest, key: str | None) -> Program:
-        """Start a program, or find the one that this key has started. Synchronous: nothing is half done."""
+    def start_program(
+        self, tenant: Tenant, request: wire.ProgramRequest, key: str | None, applied: Applied | None = None
+    ) -> Program:
+        """Start a program, or find the one that this key has started. Synchronous: nothing is half done. `applied`:
+        see `transformed`."""
         body = msgspec.json.encode(msgspec.structs.replace(request, wait=None, stream=None))
         if (
             key is not None
@@ -182,20 +229,14 @@ class Sessions:
             runner = self._runner(tenant, request.session_id)
             event = runner.session.plan_program(request, self._env())
         else:
-            session = Session(
-                _new_id("sess"),
-                tenant.id,
-                time.time(),
-                ttl=PROGRAM_TTL_S,
-                model=request.model,
-                evictable=True,
-            )
+            session = self._program_session(tenant, request.model)
             event = session.plan_program(request, self._env())
             runner = self._add(session, tenant)
         program = Program(_new_id("prog"), tenant.id, runner, event, time.time())
         self._programs.add(program, key, body)
         if (timeout := self._service.config.request_timeout) is not None:
             runner.limit(program.call_ids, asyncio.get_running_loop().time() + timeout)
+        runner.session.graph.transforms.know(applied or {})
         runner.apply(event)
         return program
 
@@ -207,7 +248,7 @@ class Sessions:
         await self._settled(program.runner, program.asked.values(), wait)
         return program.answer()
 
-    def program_events(self, program: Program, wait: float | None) -> AsyncIterator[wire.ProgramEvent]:
+    def program_events(self, program: Program, wait: float | None) -> AsyncIterator[Events]:
         return program.events(wait)
 
     def cancel_program(self, program: Program) -> None:
@@ -227,6 +268,12 @@ class Sessions:
             sampling=service.sampling_model,
             check_model=service.model.check,
             allow_public=service.config.allow_public_prefixes,
+        )
+
+    def _program_session(self, tenant: Tenant, model: str | None) -> Session:
+        """One of its own for a program, in no store yet."""
+        return Session(
+            _new_id("sess"), tenant.id, time.time(), ttl=PROGRAM_TTL_S, model=model, evictable=True
         )
 
     def _add(self, session: Session, tenant: Tenant) -> SessionRunner:

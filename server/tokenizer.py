@@ -186,7 +186,7 @@ class Tokenizer:
         return lambda id: stream.step(self._rust, id)
 
     def token_bytes(self, id: int) -> bytes:
-        return self.vocabulary.bytes_of(id)
+        return self.vocabulary.bytes[id]
 
     def token_text(self, id: int) -> str:
         """For display: bytes that are no whole characters become U+FFFD."""

@@ -1,7 +1,7 @@
 """What bytes a token stands for.
 
-Responsible for: `bytes_of(id)`, and for saying whether text is simply the tokens' bytes one after the other
-(`exact`). That holds for the two schemes nearly all decoders use, byte-level BPE and SentencePiece with byte
+Responsible for: a token's bytes by its id, and for saying whether text is simply the tokens' bytes one after the
+other (`exact`). That holds for the two schemes nearly all decoders use, byte-level BPE and SentencePiece with byte
 fallback; then text can be assembled token by token in constant time. For any other decoder the bytes are an
 approximation for display, and text has to come from the tokenizer itself.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 
 from tokenizers import Tokenizer
@@ -21,8 +21,20 @@ _METASPACE = "▁"
 Scheme = Callable[[str], bytes]
 
 
+class Bytes(dict[int, bytes]):
+    """Of each token, looked up when it is first asked for. Ids outside of the vocabulary are empty bytes."""
+
+    def __init__(self, look_up: Callable[[int], bytes], known: Mapping[int, bytes]) -> None:
+        super().__init__(known)
+        self._look_up = look_up
+
+    def __missing__(self, id: int) -> bytes:
+        found = self[id] = self._look_up(id)
+        return found
+
+
 class Vocabulary:
-    """Owns a cache that grows to one entry a token. Ids outside of the vocabulary are empty bytes."""
+    """`bytes` of all tokens, and the `visible` ones: those of special tokens are empty."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -30,15 +42,8 @@ class Vocabulary:
         self.exact = self._scheme is not None
         added = tokenizer.get_added_tokens_decoder()
         self.special_ids = frozenset(id for id, token in added.items() if token.special)
-        self._bytes: dict[int, bytes] = {}
-        self._visible: dict[int, bytes] = dict.fromkeys(self.special_ids, b"")
-
-    def bytes_of(self, id: int, *, skip_special: bool = False) -> bytes:
-        table = self._visible if skip_special else self._bytes
-        known = table.get(id)
-        if known is None:
-            known = table[id] = self._look_up(id) if table is self._bytes else self.bytes_of(id)
-        return known
+        self.bytes = Bytes(self._look_up, {})
+        self.visible = Bytes(self.bytes.__getitem__, dict.fromkeys(self.special_ids, b""))
 
     def _look_up(self, id: int) -> bytes:
         if not 0 <= id < 2**32:

@@ -1,57 +1,50 @@
 """Runs the generations of one request side by side.
 
-Responsible for: handing every step of every generation to one sink, steps that come together in one call; and
-for leaving all of them as soon as one fails, the sink fails, or the handler is cancelled.
+Responsible for: handing every step of every generation to one sink, and for leaving all of them as soon as one
+fails, the sink fails, or the handler is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Protocol
 
 from server.errors import ApiError
 from server.generation import TextDelta
+from server.http.sinks import Sink
 
-Generation = AbstractAsyncContextManager[AsyncIterator[TextDelta]]
-Step = tuple[int, TextDelta]
-Sink = Callable[[Sequence[Step]], Awaitable[None]]
+
+class Deltas(AsyncIterable[TextDelta], Protocol):
+    """`server.scheduler.lives.Generation`, as far as it matters here."""
+
+    def tap(self, tap: Callable[[TextDelta], bool]) -> None: ...
+
+
+Generation = AbstractAsyncContextManager[Deltas]
 
 
 async def run(generations: Sequence[Generation], sink: Sink) -> None:
-    """Returns when every generation has ended. A step is the generation's index and its delta."""
+    """Returns when every generation has ended."""
+    turn = asyncio.Lock()
     if len(generations) == 1:
-        async with generations[0] as deltas:
-            async for delta in deltas:
-                await sink(((0, delta),))
-        return
+        return await _feed(sink, turn, 0, generations[0])
     try:
-        await _run_many(generations, sink)
-    except BaseExceptionGroup as group:
-        raise _cause(group) from None
+        async with asyncio.TaskGroup() as group:
+            for index, generation in enumerate(generations):
+                group.create_task(_feed(sink, turn, index, generation))
+    except BaseExceptionGroup as group_of_errors:
+        raise _cause(group_of_errors) from None
 
 
-async def _run_many(generations: Sequence[Generation], sink: Sink) -> None:
-    """The queue is short, so that a slow reader holds the generations' iterators back, not our memory."""
-    queue: asyncio.Queue[Step | None] = asyncio.Queue(maxsize=2 * len(generations))
-    running = len(generations)
-    async with asyncio.TaskGroup() as group:
-        for index, generation in enumerate(generations):
-            group.create_task(_feed(queue, index, generation))
-        while running:
-            items = [await queue.get()]
-            while not queue.empty():
-                items.append(queue.get_nowait())
-            running -= items.count(None)
-            if steps := [item for item in items if item is not None]:
-                await sink(steps)
-
-
-async def _feed(queue: asyncio.Queue[Step | None], index: int, generation: Generation) -> None:
+async def _feed(sink: Sink, turn: asyncio.Lock, index: int, generation: Generation) -> None:
     async with generation as deltas:
+        deltas.tap(partial(sink.take, index))
         async for delta in deltas:
-            await queue.put((index, delta))
-    await queue.put(None)
+            async with turn:
+                await sink.put(index, delta)
 
 
 def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -20,12 +20,14 @@ from compat.openai.chat import ChatRequest
 from compat.openai.tools import request as tools
 from compat.openai.tools.parsers import Plain
 from parrot.wire import ErrorInfo
+from server.generation import TextDelta
 from server.http import fanout, running
 from server.http.body import read
 from server.http.field_names import named
-from server.http.keys import REQUEST_ID, SERVICE, TENANT
+from server.http.keys import ARRIVED, REQUEST_ID, SERVICE, TENANT
 from server.http.live import LiveRequests
 from server.http.openai_job import Job, chat_prompt, invalid_fields, job_of, prepared
+from server.http.sinks import Collected, Streamed
 from server.http.sse import Ending, Stream, frame, frames
 from server.service import Service
 from server.tenant import Tenant
@@ -50,27 +52,28 @@ class Handlers:
         service.admit(owner)
         body = await read(request, MessagesRequest)
         job = await _job(service, owner, request[REQUEST_ID], body)
-        generations = running.admitted(service, self._live, owner, job)
+        generations = running.admitted(service, self._live, owner, job, request.get(ARRIVED))
         if job.stream:
             return await self._stream(request, job, generations)
 
-        async def collect(steps: Sequence[fanout.Step]) -> None:
-            for _, delta in steps:
-                job.encoder.collect(delta)
+        def collect(_: int, delta: TextDelta) -> None:
+            job.encoder.collect(delta)
 
-        await running.run(self._live, owner, job, generations, collect, job.encoder.head.id)
+        await running.run(self._live, owner, job, generations, Collected(collect), job.encoder.head.id)
         return web.Response(body=job.encoder.answer(), content_type="application/json")
 
     async def _stream(
         self, request: web.Request, job: Job[MessageEncoder], generations: Sequence[fanout.Generation]
     ) -> web.StreamResponse:
+        encoder = job.encoder
+
+        def events(_: int, delta: TextDelta) -> bytes:
+            return frames(encoder.feed(delta))
+
         async with Stream(request, _ending(request[REQUEST_ID])) as stream:
-
-            async def send(steps: Sequence[fanout.Step]) -> None:
-                await stream.write(b"".join(frames(job.encoder.feed(delta)) for _, delta in steps))
-
-            await running.run(self._live, request[TENANT], job, generations, send, job.encoder.head.id)
-            await stream.write(frames(job.encoder.end()))
+            sink = Streamed(stream, events)
+            await running.run(self._live, request[TENANT], job, generations, sink, encoder.head.id)
+            await stream.write(frames(encoder.end()))
         return stream.response
 
 

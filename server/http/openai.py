@@ -6,9 +6,6 @@ request means is `server.http.openai_job`'s, and how an answer looks is `compat.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
-
 import msgspec
 from aiohttp import web
 
@@ -18,17 +15,16 @@ from compat.openai.common import GenerationFields
 from compat.openai.completions import CompletionRequest
 from compat.openai.encoder import Encoder
 from server.errors import BadRequest, NotFound
-from server.http import fanout, openai_bound, running
+from server.generation import TextDelta
+from server.http import openai_bound, running
 from server.http.body import read
-from server.http.keys import REQUEST_ID, SERVICE, TENANT
+from server.http.keys import ARRIVED, REQUEST_ID, SERVICE, TENANT
 from server.http.live import LiveRequests
 from server.http.middleware import harmless_id
 from server.http.openai_job import Job, chat_job, chat_messages, check_ids, completion_job, default, encode
-from server.http.sse import Stream, frame
+from server.http.sinks import Collected, Scored, Sink, Streamed, written
+from server.http.sse import Stream, data_frames
 from server.model_card import ModelCard
-
-MANY_SCORES = 64
-"""Positions with log-probabilities that are written on the event loop at once."""
 
 
 def routes(live: LiveRequests) -> list[web.RouteDef]:
@@ -76,41 +72,25 @@ class Handlers:
     async def _answer(self, request: web.Request, job: Job[Encoder]) -> web.StreamResponse:
         if job.stream:
             return await self._stream(request, job)
-
-        async def collect(steps: Sequence[fanout.Step]) -> None:
-            for index, delta in steps:
-                job.encoder.collect(index, delta)
-
-        await self._run(request, job, collect)
-        return _json(await _written(job.encoder.scores, job.encoder.answer))
+        await self._run(request, job, Collected(job.encoder.collect))
+        return _json(await written(job.encoder.scores, job.encoder.answer))
 
     async def _stream(self, request: web.Request, job: Job[Encoder]) -> web.StreamResponse:
+        encoder = job.encoder
+
+        def chunks(index: int, delta: TextDelta) -> bytes:
+            return data_frames(encoder.feed(index, delta))
+
         async with Stream(request) as stream:
-
-            async def send(steps: Sequence[fanout.Step]) -> None:
-                await stream.write(_chunks(job.encoder, steps))
-
-            async def send_scores(steps: Sequence[fanout.Step]) -> None:
-                scores = sum(len(delta.prompt_logprobs) for _, delta in steps)
-                await stream.write(await _written(scores, lambda: _chunks(job.encoder, steps)))
-
-            await self._run(request, job, send_scores if job.encoder.scores_prompts else send)
-            await stream.write(b"".join(map(frame, job.encoder.end())))
+            streamed = Scored if encoder.scores_prompts else Streamed
+            await self._run(request, job, streamed(stream, chunks))
+            await stream.write(data_frames(encoder.end()))
         return stream.response
 
-    async def _run(self, request: web.Request, job: Job[Encoder], sink: fanout.Sink) -> None:
+    async def _run(self, request: web.Request, job: Job[Encoder], sink: Sink) -> None:
         owner = request[TENANT]
-        generations = running.admitted(request.app[SERVICE], self._live, owner, job)
+        generations = running.admitted(request.app[SERVICE], self._live, owner, job, request.get(ARRIVED))
         await running.run(self._live, owner, job, generations, sink)
-
-
-def _chunks(encoder: Encoder, steps: Sequence[fanout.Step]) -> bytes:
-    return b"".join([frame(chunk) for index, delta in steps for chunk in encoder.feed(index, delta)])
-
-
-async def _written(scores: int, write: Callable[[], bytes]) -> bytes:
-    """On a thread where there are many log-probabilities to write: a thousand with alternatives take 50 ms."""
-    return write() if scores < MANY_SCORES else await asyncio.to_thread(write)
 
 
 async def list_models(request: web.Request) -> web.Response:

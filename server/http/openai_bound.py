@@ -30,7 +30,8 @@ from server.http.keys import SERVICE, TENANT
 from server.http.live import LiveRequests
 from server.http.openai_job import chat_messages, grammar_of, head_of, invalid_fields, shown_of
 from server.http.semantic import MAX_WAIT_S
-from server.http.sse import Stream, frame
+from server.http.sse import Stream, data_frames
+from server.program import Events
 from server.session.plan import DEFAULT_MAX_TOKENS
 from server.sessions import Sessions
 from server.tenant import Tenant
@@ -95,7 +96,7 @@ class _Bound:
             self.tenant, told.session_id, told.variable_id, self.criteria, seconds
         )
 
-    def events(self, seconds: float) -> AsyncIterator[wire.ProgramEvent]:
+    def events(self, seconds: float) -> AsyncIterator[Events]:
         told = self.told
         return self.sessions.stream_variable(
             self.tenant, told.session_id, told.variable_id, self.criteria, seconds
@@ -155,22 +156,21 @@ async def _stream(
     async with Stream(request) as stream:
         shown = ""
         async with _running(live, id, bound, told=lambda: stream.response.prepared):
-            async for event in bound.events(seconds) if seconds else _nothing():
-                if isinstance(event, wire.VariableDelta):
-                    shown += event.delta
-                    await stream.write(b"".join(map(frame, encoder.feed(0, _Delta(event.delta)))))
+            async for events in bound.events(seconds) if seconds else _nothing():
+                text = "".join(event.delta for event in events if isinstance(event, wire.VariableDelta))
+                if text:
+                    shown += text
+                    await stream.write(data_frames(encoder.feed(0, _Delta(text))))
         info = bound.variable()
         encoder.ended(bound.told_now(info), bound.usage())
         rest = _value(info).removeprefix(shown)
         chunks = [*encoder.feed(0, _Delta(rest, bound.reason())), *encoder.end()]
-        await stream.write(b"".join(map(frame, chunks)))
+        await stream.write(data_frames(chunks))
     return stream.response
 
 
-async def _nothing() -> AsyncIterator[wire.ProgramEvent]:
-    nothing: tuple[wire.ProgramEvent, ...] = ()
-    for event in nothing:
-        yield event
+async def _nothing() -> AsyncIterator[Events]:
+    yield ()
 
 
 def _value(info: wire.VariableInfo) -> str:

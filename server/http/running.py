@@ -12,14 +12,18 @@ from typing import TypeVar
 from server.http import fanout
 from server.http.live import LiveRequests
 from server.http.openai_job import Job
+from server.http.sinks import Sink
 from server.service import Service
 from server.tenant import Tenant
 
 E = TypeVar("E")
 
 
-def admitted(service: Service, live: LiveRequests, owner: Tenant, job: Job[E]) -> Sequence[fanout.Generation]:
+def admitted(
+    service: Service, live: LiveRequests, owner: Tenant, job: Job[E], arrived: float | None = None
+) -> Sequence[fanout.Generation]:
     """The generations of `job`, not begun. `owner` is who counts; the job's tenant may have a salt of its own.
+    `arrived`: when, for the metrics; None: now.
 
     Raises Unavailable, TooManyRequests.
     """
@@ -35,6 +39,7 @@ def admitted(service: Service, live: LiveRequests, owner: Tenant, job: Job[E]) -
             index=index,
             program=job.hints.program,
             expected_tokens=job.hints.expected_tokens,
+            arrived=arrived,
         )
         for index, params in enumerate(job.params)
     ]
@@ -45,7 +50,7 @@ async def run(
     owner: Tenant,
     job: Job[E],
     generations: Sequence[fanout.Generation],
-    sink: fanout.Sink,
+    sink: Sink,
     answer_id: str | None = None,
 ) -> None:
     """Returns when all have ended. Raises Gone when another request has cancelled this one, and ApiError.

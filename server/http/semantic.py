@@ -21,10 +21,10 @@ from server.http import operations
 from server.http.body import read, read_optional
 from server.http.keys import SERVICE, TENANT
 from server.http.known_query import knowing_their_query
-from server.http.sse import Stream
+from server.http.sse import Stream, frame
 
 if TYPE_CHECKING:
-    from server.program import Program
+    from server.program import Events, Program
     from server.sessions import Sessions
 
 DEFAULT_WAIT_S = 30.0
@@ -64,7 +64,9 @@ async def create_program(request: web.Request) -> web.StreamResponse:
     wait = None if body.wait is None else _seconds(body.wait)
     key = _idempotency_key(request)
     sessions = _sessions(request)
-    program = sessions.start_program(request[TENANT], body, key)
+    tenant = request[TENANT]
+    applied = await sessions.transformed(tenant, body.session_id, body.calls, body.variables)
+    program = sessions.start_program(tenant, body, key, applied)
     left = nullcontext() if key else _cancelled_with_its_client(sessions, program)
     if body.stream:
         return await _stream(request, sessions.program_events(program, wait), left)
@@ -119,8 +121,9 @@ async def submit(request: web.Request) -> web.StreamResponse:
         raise BadRequest("A submit is one call or `calls`, not both.", param="calls")
     else:
         calls = body.calls
-    sessions = _sessions(request)
-    return _json(sessions.submit(request[TENANT], request.match_info["session"], calls), HTTPStatus.CREATED)
+    sessions, tenant, session = _sessions(request), request[TENANT], request.match_info["session"]
+    applied = await sessions.transformed(tenant, session, calls)
+    return _json(sessions.submit(tenant, session, calls, applied), HTTPStatus.CREATED)
 
 
 async def get_call(request: web.Request) -> web.StreamResponse:
@@ -140,7 +143,9 @@ async def list_variables(request: web.Request) -> web.StreamResponse:
 async def set_variable(request: web.Request) -> web.StreamResponse:
     body = await read(request, wire.SetRequest)
     session, ref = request.match_info["session"], request.match_info["ref"]
-    info, created = _sessions(request).set_variable(request[TENANT], session, ref, body.value)
+    sessions, tenant = _sessions(request), request[TENANT]
+    await sessions.prepare_variable(tenant, session, ref, body.value)
+    info, created = sessions.set_variable(tenant, session, ref, body.value)
     return _json(info, HTTPStatus.CREATED if created else HTTPStatus.OK)
 
 
@@ -221,15 +226,19 @@ def _cancelled_with_its_client(sessions: Sessions, program: Program) -> Iterator
 
 async def _stream(
     request: web.Request,
-    events: AsyncIterator[wire.ProgramEvent],
+    told: AsyncIterator[Events],
     left: AbstractContextManager[None] = nullcontext(),  # noqa: B008 - it has no state
 ) -> web.StreamResponse:
     """`left` sees the ConnectionResetError of a client that has left; it ends here."""
     async with Stream(request) as stream:
         with left:
-            async for event in events:
-                await stream.write_event(msgspec.json.encode(event), str(event.__struct_config__.tag))
+            async for events in told:
+                await stream.write(b"".join(map(_frame, events)))
     return stream.response
+
+
+def _frame(event: wire.ProgramEvent) -> bytes:
+    return frame(msgspec.json.encode(event), str(event.__struct_config__.tag))
 
 
 def _idempotency_key(request: web.Request) -> str | None:

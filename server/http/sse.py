@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from compat.blocks import TypedEvent
 from compat.openai.errors import error_body
@@ -35,8 +36,8 @@ _INTERNAL = ErrorInfo(
     message="Internal server error.", type="server_error", param=None, code="internal_error"
 )
 
-SMALL = 16_384
-"""Bytes that an empty transport takes without making us wait."""
+BACKLOG = 16_384
+"""Bytes that a client has not taken yet, up to which it keeps up."""
 
 
 def frame(data: bytes, event: str | None = None) -> bytes:
@@ -44,6 +45,11 @@ def frame(data: bytes, event: str | None = None) -> bytes:
     if event is None:
         return b"data: %b\n\n" % data
     return b"event: %b\ndata: %b\n\n" % (event.encode(), data)
+
+
+def data_frames(data: Sequence[bytes]) -> bytes:
+    """Events without a name."""
+    return b"data: %b\n\n" % b"\n\ndata: ".join(data) if data else b""
 
 
 def frames(events: Iterable[TypedEvent]) -> bytes:
@@ -69,36 +75,48 @@ OPENAI = Ending(b"data: [DONE]\n\n", _openai_error)
 class Stream:
     """One streamed answer; the handler returns `response` after the `async with`.
 
-    A write that finds the client gone raises ConnectionResetError, which leaves the `async with` body (and
-    with it the generation) and is swallowed at its edge.
+    aiohttp writes what comes before the body and what ends it. Its write is a coroutine, and events are mostly sent
+    from where none can run (`send`), so between the two the body's chunks are written here.
+
+    What finds the client gone raises ConnectionResetError, which leaves the `async with` body (and with it the
+    generation) and is swallowed at its edge.
     """
 
     def __init__(self, request: web.Request, ending: Ending = OPENAI) -> None:
         self._request = request
         self._ending = ending
         self._patience = request.app.get(CLIENT_TIMEOUT)
+        self._transport: asyncio.Transport | None = None  # once the headers are written
+        self._chunked = False
         self._done = False
         self.response = web.StreamResponse(headers=_HEADERS)
 
+    @property
+    def flows(self) -> bool:
+        """Whether what is sent now goes out at once: the answer has begun, and its client keeps up."""
+        transport = self._transport
+        return (
+            transport is not None
+            and not transport.is_closing()
+            and transport.get_write_buffer_size() <= BACKLOG
+        )
+
+    def send(self, frames: bytes) -> None:
+        """Whole frames, one or many. To be asked first: `flows`."""
+        assert self._transport is not None, "it flows"
+        if frames:  # a chunk of nothing would be the last one
+            self._transport.write(b"%x\r\n%b\r\n" % (len(frames), frames) if self._chunked else frames)
+
     async def write(self, frames: bytes) -> None:
-        """Whole frames, one or many, in one write. Waits while the client reads slower than we produce."""
+        """As `send`, at any time. Waits while the client reads slower than we produce."""
         if not frames:
             return
-        if not self.response.prepared:
-            await self.response.prepare(self._request)
-        transport = self._request.transport
-        if transport is None:
+        transport, writer = await self._begin()
+        if transport.is_closing():
             raise ConnectionResetError("the client has left")
-        if len(frames) <= SMALL and not transport.get_write_buffer_size():
-            await self.response.write(frames)  # a timer for each token would be dear
-            return
-        try:
-            async with asyncio.timeout(self._patience):
-                await self.response.write(frames)
-        except TimeoutError:
-            log.info("the client does not read, so it is disconnected")
-            transport.abort()
-            raise ConnectionResetError("the client does not read") from None
+        self.send(frames)
+        if not self.flows:  # a timer for each token would be dear
+            await self._patiently(writer.drain())
 
     async def write_event(self, data: bytes, event: str | None = None) -> None:
         await self.write(frame(data, event))
@@ -106,10 +124,29 @@ class Stream:
     async def done(self) -> None:
         if not self._done:
             self._done = True
-            await self.write(self._ending.done)
-            if not self.response.prepared:
-                await self.response.prepare(self._request)
-            await self.response.write_eof()
+            await self._begin()
+            await self._patiently(self.response.write_eof(self._ending.done))
+
+    async def _begin(self) -> tuple[asyncio.Transport, AbstractStreamWriter]:
+        """Writes the headers, the first time."""
+        writer, transport = await self.response.prepare(self._request), self._request.transport
+        if writer is None or transport is None:
+            raise ConnectionResetError("the client has left")
+        if self._transport is None:
+            writer.send_headers()
+            self._chunked = self.response.headers.get("Transfer-Encoding") == "chunked"  # since HTTP/1.1
+            self._transport = transport
+        return transport, writer
+
+    async def _patiently(self, written: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(self._patience):
+                await written
+        except TimeoutError:
+            log.info("the client does not read, so it is disconnected")
+            if self._transport is not None:
+                self._transport.abort()
+            raise ConnectionResetError("the client does not read") from None
 
     async def __aenter__(self) -> Stream:
         return self

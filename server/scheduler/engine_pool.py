@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from engine.client import EngineClient, EngineDied, Generation
+from engine.client import EngineClient, EngineDied, Reader
 from engine.config import EngineConfig
 from engine.types import Generate, Hint, Loading, Ready, StepReport, Warm
 from server.scheduler.loading_bar import LoadingBar
@@ -101,12 +101,14 @@ class EnginePool:
             bool(self.states) and all(state.status == "failed" for state in self.states)
         )
 
-    def generate(self, engine_id: int, request: Generate) -> Generation:
-        """As EngineClient.generate, on an engine that is up; the watchdog begins to count."""
+    async def open(self, engine_id: int, request: Generate, reader: Reader) -> EngineClient:
+        """As EngineClient.open, on an engine that is up; the watchdog begins to count. By whom it is to be left."""
         state = self.states[engine_id]
         if state.watchdog is not None:
             state.watchdog.work_given()
-        return self.client(engine_id).generate(request)
+        client = self.client(engine_id)
+        await client.open(request, reader)
+        return client
 
     def hint(self, engine_id: int, hint: Hint) -> None:
         """Nothing happens when the engine is down: it has forgotten what this is about.
@@ -221,6 +223,9 @@ class EnginePool:
             life.message = await client.ended
         except EngineDied as error:
             life.message = str(error)
+        except Exception as error:
+            log.exception("engine %d: its supervision failed", engine_id)
+            life.message = f"its supervision failed: {type(error).__name__}: {error}"
         finally:
             watchdog.stop()
             await client.close(grace_s=0.0)

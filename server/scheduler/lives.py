@@ -17,11 +17,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine.client import EngineDied
-from engine.client import Generation as Deltas
+from engine.client import EngineClient, EngineDied
 from engine.types import Generate, Key, Objective, Salt, TokenDelta
 from server.errors import ApiError, EngineFailed
-from server.generation import GenerationParams, TextAssembler, TextDelta
+from server.generation import GenerationParams, TextAssembler, TextDelta, merged
 from server.metrics import RequestClock
 from server.scheduler.engine_pool import EnginePool
 from server.scheduler.events import Dispatch, TaskSpec
@@ -44,14 +43,23 @@ class Work:
     params: GenerationParams
     salts: tuple[Salt, ...]
     boundaries: tuple[int, ...] = ()
+    arrived: float | None = None  # when its client asked for it, which its times count from; None: now
+
+
+Tap = Callable[[TextDelta], bool]
+"""Takes a delta at once, or leaves it to be iterated (False)."""
 
 
 class Generation:
     """A task's text, as an async iterator that ends after the delta with a finish_reason.
 
-    Owns the place that was decided last, the tokens so far and the strikes. `trial` is held by the one suspect that
-    is being tried; `on_start` hears of the first delta of each life. Iterated by one asyncio task, which also calls
-    `open` and `close`.
+    Deltas that come faster than they are read are merged into one. A `tap` is offered each delta in the very call
+    that has read it from the engine, as long as all before it is taken: so what can be passed on without waiting
+    costs no switch of tasks.
+
+    Owns the place that was decided last, the tokens so far, what is not read yet and the strikes. `trial` is held
+    by the one suspect that is being tried; `on_start` hears of the first delta of each life. Iterated by one
+    asyncio task, which also calls `open` and `close`.
     """
 
     def __init__(
@@ -75,9 +83,11 @@ class Generation:
         self._waiter: asyncio.Future[None] | None = None
         self._opened: Dispatch | None = None
         self._sent: Dispatch | None = None
-        self._deltas: Deltas | None = None
+        self._client: EngineClient | None = None
+        self._tap: Tap | None = None
+        self._unread: list[TextDelta] = []
+        self._error: Exception | None = None
         self._token_ids: list[int] = []
-        self._cached_tokens: int | None = None
         self._strikes = 0
         self._progressed = False
         self._tried = False
@@ -137,79 +147,99 @@ class Generation:
                 continue  # the place may have changed
             place = self._opened = self._place
             assert place is not None
-            deltas = self._pool.generate(place.engine_id, self._request())
             try:
-                await deltas.__aenter__()
+                self._client = await self._pool.open(place.engine_id, self._request(), self)
             except EngineDied:
                 continue
-            self._deltas, self._sent, self._progressed = deltas, place, False
+            self._sent, self._progressed = place, False
             self._clock.sent()
             return
 
     async def close(self) -> None:
         """Leave the engine, wherever it is by then."""
         self._end_trial()
-        if self._deltas is not None:
-            deltas, self._deltas = self._deltas, None
-            await deltas.__aexit__(None, None, None)
+        if self._client is not None:
+            self._client.leave(self._work.spec.task_id)
+            self._client = None
+
+    def tap(self, tap: Tap) -> None:
+        self._tap = tap
 
     def __aiter__(self) -> Generation:
         return self
 
     async def __anext__(self) -> TextDelta:
-        while not self._ended:
-            assert self._deltas is not None, "it has been opened"
-            try:
-                delta = await anext(self._deltas)
-            except EngineDied:
-                await self.close()
+        """All that has come since the last one. Raises ApiError, and what the tap raised."""
+        while not self._unread:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                raise StopAsyncIteration
+            if self._client is None:
+                self._end_trial()
                 await self.open()
-                continue
-            delta = self._noted(delta)
-            text = self._assembler.feed(delta)
-            self._clock.tokens(len(delta.token_ids), delta.queue_ms)
-            if text is None:
-                continue
-            if text.finish_reason is not None:
-                self._ended = True
-                self._clock.finish(text.finish_reason)
-            return text
-        raise StopAsyncIteration
+            else:
+                await self._woken()
+        unread, self._unread = self._unread, []
+        return merged(unread)
 
-    def _noted(self, delta: TokenDelta) -> TokenDelta:
+    # For the engine's client.
+
+    def push(self, delta: TokenDelta) -> None:
+        """What goes wrong with it is raised where it is iterated."""
+        if self._ended or self._error is not None:
+            return  # it has not been left yet
+        try:
+            text = self._text(delta)
+            if text is not None and not self._tapped(text):
+                self._unread.append(text)
+        except Exception as error:
+            self._error = error
+        if self._unread or self._ended or self._error is not None:
+            self._wake()
+
+    def lose(self, message: str) -> None:
+        self._client = None
+        self._wake()
+
+    def _tapped(self, text: TextDelta) -> bool:
+        """Whether whoever iterates has taken all before it, waits, and need not be woken."""
+        if self._tap is None or self._unread or self._waiter is None or self._waiter.done():
+            return False
+        return self._tap(text)
+
+    def _text(self, delta: TokenDelta) -> TextDelta | None:
         self._token_ids += delta.token_ids
         if not self._progressed:
-            self._progressed = True
-            self._end_trial()
-            self._on_start(delta.id)
-            if self.queue_ms is None:
-                self.queue_ms = delta.queue_ms
-            if self._cached_tokens is None:
-                self._cached_tokens = delta.cached_tokens
-        if delta.cached_tokens == self._cached_tokens:
-            return delta
-        return TokenDelta(
-            id=delta.id,
-            token_ids=delta.token_ids,
-            finish_reason=delta.finish_reason,
-            stop_token_id=delta.stop_token_id,
-            cached_tokens=self._cached_tokens or 0,
-            logprobs=delta.logprobs,
-            error=delta.error,
-            queue_ms=delta.queue_ms,
-            prompt_logprobs=delta.prompt_logprobs,
-        )
+            self._begun(delta)
+        text = self._assembler.feed(delta)
+        self._clock.tokens(len(delta.token_ids), delta.queue_ms)
+        if text is not None and text.finish_reason is not None:
+            self._ended = True
+            self._clock.finish(text.finish_reason)
+        return text
+
+    def _begun(self, delta: TokenDelta) -> None:
+        """The first delta of a life."""
+        self._progressed = True
+        self._end_trial()
+        self._on_start(delta.id)
+        if self.queue_ms is None:
+            self.queue_ms = delta.queue_ms
 
     async def _placed(self) -> None:
         """Returns when there is another place than the one that it was opened on last. Raises ApiError."""
         while self._failure is None and (self._place is None or self._place is self._opened):
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._woken()
         if self._failure is not None:
             raise self._failure
+
+    async def _woken(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -13,13 +13,24 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from engine.client import ROOT, EngineClient, EngineDied
 from engine.config import EngineConfig, SimConfig
 from engine.ipc import FrameBuffer, FrameEncoder, decode_from_engine
-from engine.types import Failed, Generate, Hint, Loading, Objective, Ready, SamplingParams, StepReport, Warm
+from engine.types import (
+    Failed,
+    Generate,
+    Hint,
+    Loading,
+    Objective,
+    Ready,
+    SamplingParams,
+    StepReport,
+    TokenDelta,
+    TokenLogprobs,
+    Warm,
+)
 
 CONFIG = EngineConfig(kind="sim", sim=SimConfig(base_ms=0.2, per_sequence_ms=0.0))
 ENDLESS = 30_000
@@ -42,12 +53,42 @@ def a_request(request_id: int = 1, max_tokens: int = 20, length: int = 100) -> G
     return Generate(request_id, tokens, SamplingParams(max_tokens=max_tokens, seed=request_id))
 
 
+class Deltas:
+    """A reader that keeps what it gets, to be iterated until the last one."""
+
+    def __init__(self) -> None:
+        self._came: asyncio.Queue[TokenDelta | EngineDied] = asyncio.Queue()
+
+    def push(self, delta: TokenDelta) -> None:
+        self._came.put_nowait(delta)
+
+    def lose(self, message: str) -> None:
+        self._came.put_nowait(EngineDied(message))
+
+    async def __aiter__(self) -> AsyncIterator[TokenDelta]:
+        finished = False
+        while not finished:
+            match await self._came.get():
+                case EngineDied() as died:
+                    raise died
+                case delta:
+                    finished = delta.finish_reason is not None
+                    yield delta
+
+
+@asynccontextmanager
+async def generating(client: EngineClient, request: Generate) -> AsyncIterator[Deltas]:
+    deltas = Deltas()
+    await client.open(request, deltas)
+    try:
+        yield deltas
+    finally:
+        client.leave(request.id)
+
+
 async def generate(client: EngineClient, request: Generate) -> list[int]:
-    tokens: list[int] = []
-    async with client.generate(request) as deltas:
-        async for delta in deltas:
-            tokens.extend(delta.token_ids)
-    return tokens
+    async with generating(client, request) as deltas:
+        return [id async for delta in deltas for id in delta.token_ids]
 
 
 class Reports(list[StepReport]):
@@ -90,34 +131,27 @@ async def test_many_generations_share_an_engine_and_each_gets_its_own_tokens() -
     assert all(len(tokens) == 20 for tokens in together)
 
 
-async def test_a_slow_reader_gets_its_deltas_in_one() -> None:
-    reports = Reports()
-    async with an_engine(on_report=reports) as client, client.generate(a_request()) as deltas:
-        await reports.until(lambda report: any(delta.finish_reason for delta in report.deltas))
-        received = [delta async for delta in deltas]
-    assert len(received) == 1
-    assert len(received[0].token_ids) == 20
-    assert received[0].finish_reason == "length"
+async def test_what_is_read_of_several_steps_at_once_is_one_delta_of_each_request() -> None:
+    client, ours, other = EngineClient(None, None), Deltas(), Deltas()
+    client._readers.update({1: ours, 2: other})
+    scores = (TokenLogprobs(-1.0),)
+    steps = (
+        StepReport(1, 0.1, (TokenDelta(1, (5,), prompt_logprobs=scores, queue_ms=3.0), TokenDelta(2, (7,)))),
+        StepReport(2, 0.1, (TokenDelta(3, (9,)), TokenDelta(1, (6,)))),
+        StepReport(3, 0.1, (TokenDelta(1, finish_reason="stop", stop_token_id=2),)),
+    )
+    encoder = FrameEncoder()
+    client.data_received(b"".join(encoder.encode(step) for step in steps))
+    assert [delta async for delta in ours] == [
+        TokenDelta(1, (5, 6), "stop", 2, queue_ms=3.0, prompt_logprobs=scores)
+    ]
+    assert client.num_open == 1, "the other one has not ended"
 
 
-async def test_what_only_the_first_delta_has_is_not_lost_when_they_are_merged() -> None:
-    reports = Reports()
-    request = a_request()
-    asking = msgspec.structs.replace(request.sampling, prompt_logprobs=0)
-    async with (
-        an_engine(on_report=reports) as client,
-        client.generate(msgspec.structs.replace(request, sampling=asking)) as deltas,
-    ):
-        await reports.until(lambda report: any(delta.finish_reason for delta in report.deltas))
-        (received,) = [delta async for delta in deltas]
-    assert len(received.prompt_logprobs) == len(request.token_ids) - 1
-    assert received.queue_ms is not None
-
-
-async def test_leaving_the_context_frees_the_engine() -> None:
+async def test_leaving_a_request_frees_the_engine() -> None:
     reports = Reports()
     async with an_engine(on_report=reports) as client:
-        async with client.generate(a_request(1, max_tokens=ENDLESS)) as deltas:
+        async with generating(client, a_request(1, max_tokens=ENDLESS)) as deltas:
             async for _ in deltas:
                 break
         reports.clear()
@@ -154,9 +188,15 @@ async def test_an_engine_that_is_killed_ends_every_generation_with_the_reason() 
             await generate(client, a_request(9))
 
 
+async def test_a_signal_without_a_name_ends_an_engine_like_any_other() -> None:
+    async with an_engine() as client:
+        os.kill(client.pid, signal.SIGRTMIN + 3)
+        assert await asyncio.wait_for(client.ended, 10) == "the engine process was killed by signal 37"
+
+
 async def test_a_request_that_cannot_run_is_answered_and_the_engine_goes_on() -> None:
     async with an_engine(EngineConfig(kind="sim", max_model_len=50)) as client:
-        async with client.generate(a_request(1)) as deltas:
+        async with generating(client, a_request(1)) as deltas:
             received = [delta async for delta in deltas]
         assert received[0].finish_reason == "error"
         assert "--max-model-len" in (received[0].error or "")
@@ -172,7 +212,7 @@ async def test_a_warm_prefix_is_a_hit() -> None:
         )
         client.hint(Hint(tuple(range(400, 500)), next_use=3))
         client.reprioritise(99, Objective(), ())
-        async with client.generate(a_request(8)) as deltas:
+        async with generating(client, a_request(8)) as deltas:
             async for delta in deltas:
                 assert delta.cached_tokens == 99
 

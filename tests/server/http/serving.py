@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import ClientSession, web
 
+from server.http.keys import CLIENT_TIMEOUT
 from server.http.middleware import install
 from server.tenant import KeyRing
 
@@ -18,10 +19,12 @@ async def serving(
     *,
     open_metrics: bool = False,
     max_body: int = 2**20,
+    client_timeout: float = 60.0,
 ) -> AsyncIterator[ClientSession]:
     """A client of an application whose handlers are cancelled when their client leaves, as in production."""
     app = web.Application(client_max_size=max_body)
     install(app, KeyRing(keys), open_metrics=open_metrics)
+    app[CLIENT_TIMEOUT] = client_timeout
     app.add_routes(routes)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
     await runner.setup()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -21,40 +21,69 @@ class Source:
     @asynccontextmanager
     async def generation(
         self, length: int, error: Exception | None = None, gate: asyncio.Event | None = None
-    ) -> AsyncIterator[AsyncIterator[TextDelta]]:
+    ) -> AsyncIterator[Numbers]:
         self.open += 1
         self.entered += 1
         try:
-            yield self._deltas(length, error, gate)
+            yield Numbers(length, error, gate)
         finally:
             self.open -= 1
 
-    async def _deltas(
-        self, length: int, error: Exception | None, gate: asyncio.Event | None
-    ) -> AsyncIterator[TextDelta]:
-        for number in range(length):
+
+class Numbers:
+    """Counts; every other delta is offered to the tap first."""
+
+    def __init__(self, length: int, error: Exception | None, gate: asyncio.Event | None) -> None:
+        self._length = length
+        self._error = error
+        self._gate = gate
+        self._tap: Callable[[TextDelta], bool] = lambda delta: False
+
+    def tap(self, tap: Callable[[TextDelta], bool]) -> None:
+        self._tap = tap
+
+    async def __aiter__(self) -> AsyncIterator[TextDelta]:
+        for number in range(self._length):
             await asyncio.sleep(0)
-            yield TextDelta(str(number), (number,))
-        if gate is not None:
-            await gate.wait()
-        if error is not None:
-            raise error
+            delta = TextDelta(str(number), (number,))
+            if number % 2 == 0 or not self._tap(delta):
+                yield delta
+        if self._gate is not None:
+            await self._gate.wait()
+        if self._error is not None:
+            raise self._error
 
 
-def collecting(seen: list[tuple[int, str]]) -> fanout.Sink:
-    async def sink(steps: Sequence[fanout.Step]) -> None:
-        seen.extend((index, delta.text) for index, delta in steps)
+class Seen:
+    """A sink that remembers; `taking`: at once, where it is offered."""
 
-    return sink
+    def __init__(self, taking: bool = True) -> None:
+        self.texts: dict[int, list[str]] = {}
+        self.putting = 0
+        self._taking = taking
+
+    def take(self, index: int, delta: TextDelta) -> bool:
+        if self._taking:
+            self.texts.setdefault(index, []).append(delta.text)
+        return self._taking
+
+    async def put(self, index: int, delta: TextDelta) -> None:
+        self.putting += 1
+        assert self.putting == 1, "one at a time"
+        await asyncio.sleep(0)
+        self.texts.setdefault(index, []).append(delta.text)
+        self.putting -= 1
 
 
+@pytest.mark.parametrize("taking", [True, False])
 @pytest.mark.parametrize("lengths", [[3], [0], [3, 0, 5], [50] * 20])
-async def test_every_step_reaches_the_sink_in_its_generation_s_order(lengths: list[int]) -> None:
-    source = Source()
-    seen: list[tuple[int, str]] = []
-    await fanout.run([source.generation(length) for length in lengths], collecting(seen))
+async def test_every_step_reaches_the_sink_in_its_generation_s_order(
+    lengths: list[int], taking: bool
+) -> None:
+    source, seen = Source(), Seen(taking)
+    await fanout.run([source.generation(length) for length in lengths], seen)
     for index, length in enumerate(lengths):
-        assert [text for at, text in seen if at == index] == [str(number) for number in range(length)]
+        assert seen.texts.get(index, []) == [str(number) for number in range(length)]
     assert (source.open, source.entered) == (0, len(lengths))
 
 
@@ -65,18 +94,19 @@ async def test_one_failure_leaves_all_and_is_told(others: int) -> None:
     generations = [source.generation(1, EngineFailed("died"))]
     generations += [source.generation(1, gate=forever) for _ in range(others)]
     with pytest.raises(EngineFailed, match="died"):
-        await fanout.run(generations, collecting([]))
+        await fanout.run(generations, Seen())
     assert source.open == 0
 
 
 @pytest.mark.parametrize("count", [1, 3])
 async def test_a_sink_that_fails_leaves_all(count: int) -> None:
-    async def gone(steps: Sequence[fanout.Step]) -> None:
-        raise ConnectionResetError
+    class Gone(Seen):
+        async def put(self, index: int, delta: TextDelta) -> None:
+            raise ConnectionResetError
 
     source = Source()
     with pytest.raises(ConnectionResetError):
-        await fanout.run([source.generation(100) for _ in range(count)], gone)
+        await fanout.run([source.generation(100) for _ in range(count)], Gone())
     assert source.open == 0
 
 
@@ -85,11 +115,12 @@ async def test_cancelling_leaves_all(count: int) -> None:
     source, forever = Source(), asyncio.Event()
     first = asyncio.Event()
 
-    async def sink(steps: Sequence[fanout.Step]) -> None:
-        first.set()
+    class First(Seen):
+        async def put(self, index: int, delta: TextDelta) -> None:
+            first.set()
 
     generations = [source.generation(1, gate=forever) for _ in range(count)]
-    task = asyncio.ensure_future(fanout.run(generations, sink))
+    task = asyncio.ensure_future(fanout.run(generations, First()))
     await first.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 
 from server.errors import EngineFailed, Unavailable
-from server.http.sse import Ending, Stream, frame
+from server.http.sse import Ending, Stream, data_frames, frame
 from tests.server.http.serving import serving
 
 
@@ -143,3 +143,51 @@ async def test_writing_to_a_client_that_has_left_leaves_the_body_quietly() -> No
         await answer.content.readline()
         answer.close()
         assert (await asyncio.wait_for(ended, 5)).prepared
+
+
+async def test_a_stream_flows_until_its_client_does_not_read_and_one_that_never_does_is_left() -> None:
+    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def flood(request: web.Request) -> web.StreamResponse:
+        sent = 0
+        async with Stream(request) as stream:
+            early = stream.flows
+            assert not early, "its headers are not written"
+            await stream.write_event(b"{}")
+            while stream.flows:
+                stream.send(b"x" * 8192)
+                sent += 1
+            while True:
+                await stream.write(b"x" * 8192)
+        ended.set_result(sent)
+        return stream.response
+
+    async with serving([web.get("/", flood)], client_timeout=0.05) as client:
+        answer = await client.get("/")
+        assert await asyncio.wait_for(ended, 10) > 0
+        answer.close()
+
+
+async def test_an_old_client_s_stream_has_no_chunks() -> None:
+    async with serving([web.get("/", counting)]) as client:
+        url = (await client.get("/")).url
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+    assert b"chunked" not in head
+    assert body == b'event: count\ndata: {"n":1}\n\ndata: {"n":2}\n\ndata: {"n":3}\n\ndata: [DONE]\n\n'
+
+
+async def test_events_of_nothing_do_not_end_a_stream() -> None:
+    async def silent(request: web.Request) -> web.StreamResponse:
+        async with Stream(request) as stream:
+            await stream.write_event(b"1")
+            stream.send(data_frames([]))
+            stream.send(data_frames([b"2", b"3"]))
+        return stream.response
+
+    async with serving([web.get("/", silent)]) as client:
+        text = await (await client.get("/")).text()
+    assert text == "data: 1\n\ndata: 2\n\ndata: 3\n\ndata: [DONE]\n\n"
