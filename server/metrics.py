@@ -240,13 +240,16 @@ class RequestClock:
         "_tokens",
     )
 
-    def __init__(self, metrics: Metrics, admission: Admission, spec: TaskSpec) -> None:
+    def __init__(
+        self, metrics: Metrics, admission: Admission, spec: TaskSpec, arrived: float | None = None
+    ) -> None:
+        """`arrived`: when it was asked for, on the monotonic clock; its prompt has become tokens since then."""
         metrics.prompt_tokens += spec.num_tokens
         admission.taken(spec.tenant, spec.app, spec.num_tokens)
         self._metrics = metrics
         self._admission = admission
         self._spec = spec
-        self._started = self._last = time.monotonic()
+        self._started = self._last = time.monotonic() if arrived is None else arrived
         self._sent = self._first = 0.0
         self._tokens = 0
         self._finished = False

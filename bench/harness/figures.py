@@ -17,6 +17,16 @@ OUTPUT_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """So many at a time, for so long, or until so many requests have been sent: each tool takes one of the two."""
+
+    url: str
+    users: int
+    seconds: float
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """Requests that ended as they should, tokens generated for them; means of all of them, in milliseconds."""
 

@@ -45,7 +45,13 @@ class Reader(HttpUser):
     def _body(self) -> dict[str, object]:
         prompt = [random.randrange(400, 2400) for _ in range(PROMPT_TOKENS)]
         usage = {"stream": True, "stream_options": {"include_usage": True}}
-        return {"prompt": prompt, "max_tokens": OUTPUT_TOKENS, "ignore_eos": True, **usage}
+        return {
+            "prompt": prompt,
+            "max_tokens": OUTPUT_TOKENS,
+            "ignore_eos": True,
+            "skip_special_tokens": False,
+            **usage,
+        }
 
     def _report(self, name: str, seconds: float, length: int) -> None:
         report(self.environment, name, seconds, length)

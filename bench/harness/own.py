@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from bench.harness.figures import OUTPUT_TOKENS, PROMPT_TOKENS, Figures
+from bench.harness.figures import OUTPUT_TOKENS, PROMPT_TOKENS, Figures, Load
 
 
 @dataclass(slots=True)
@@ -47,22 +47,29 @@ def body(number: int) -> dict[str, object]:
     """A prompt that nobody has sent before."""
     prompt = [400 + (number * 7919 + at * (number + 1)) % 2000 for at in range(PROMPT_TOKENS)]
     usage = {"stream": True, "stream_options": {"include_usage": True}}
-    return {"prompt": prompt, "max_tokens": OUTPUT_TOKENS, "ignore_eos": True, **usage}
+    return {
+        "prompt": prompt,
+        "max_tokens": OUTPUT_TOKENS,
+        "ignore_eos": True,
+        "skip_special_tokens": False,
+        **usage,
+    }
 
 
-def run(url: str, users: int, seconds: float) -> Figures:
-    return asyncio.run(_run(url, users, seconds))
+def run(load: Load) -> Figures:
+    """For as long as the load says."""
+    return asyncio.run(_run(load))
 
 
-async def _run(url: str, users: int, seconds: float) -> Figures:
+async def _run(load: Load) -> Figures:
     begun = time.perf_counter()
     async with aiohttp.ClientSession() as session:
-        load = _Run(session, url, begun + seconds)
-        await asyncio.gather(*(load.client() for _ in range(users)))
+        run = _Run(session, load.url, begun + load.seconds)
+        await asyncio.gather(*(run.client() for _ in range(load.users)))
     return Figures(
-        requests=len(load.first),
-        output_tokens=load.tokens,
-        tokens_per_s=load.tokens / (time.perf_counter() - begun),
-        ttft_ms=1e3 * sum(load.first) / len(load.first),
-        inter_token_ms=1e3 * sum(load.between) / len(load.between),
+        requests=len(run.first),
+        output_tokens=run.tokens,
+        tokens_per_s=run.tokens / (time.perf_counter() - begun),
+        ttft_ms=1e3 * sum(run.first) / len(run.first),
+        inter_token_ms=1e3 * sum(run.between) / len(run.between),
     )

@@ -1,4 +1,4 @@
-"""Load testers of others: an environment of its own for each, how it is started, and how its report is read."""
+"""Load testers of others: how each is started, and how its report is read. They run as they are published."""
 
 from __future__ import annotations
 
@@ -7,25 +7,44 @@ import os
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bench.harness.figures import OUTPUT_TOKENS, PROMPT_TOKENS, Figures
+from bench.harness.figures import OUTPUT_TOKENS, PROMPT_TOKENS, Figures, Load
+from bench.peers.setup import VLLM, Environment, cache_folder, ensure
 from bench.serving import ROOT
+
+LOCUST = Environment("locust", ("locust==2.47.0",), (), "locust")
+GUIDELLM = Environment(
+    "guidellm", (f"torch=={version('torch').partition('+')[0]}", "guidellm==0.8.1"), (), "guidellm"
+)
+AIPERF = Environment("aiperf", ("aiperf==0.13.0",), (), "aiperf")
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 MODEL = ROOT / "models" / "parrot-tales"
 
+SEEN = {"skip_special_tokens": False}
+"""A first token that has no text is the server's first, and not the client's."""
 
-def locust(url: str, users: int, seconds: float) -> Figures:
-    python = environment("locust", "locust==2.47.0")
+_VLLM_BENCH_SERVE = """
+import argparse
+from vllm.benchmarks.serve import add_cli_args, main
+parser = argparse.ArgumentParser()
+add_cli_args(parser)
+main(parser.parse_args())
+"""
+"""What `vllm bench serve` does: the command itself asks for the version of a package that the CPU build is not."""
+
+
+def locust(load: Load) -> Figures:
+    python = ensure(LOCUST, cache_folder())
     report = json.loads(
         output(
             (python, "-m", "locust", "-f", LOCUSTFILE, "--headless", "--json", "--only-summary"),
-            *("--host", url, "-u", users, "-r", users, "-t", f"{seconds:.0f}s", "--stop-timeout", "30s"),
+            *("--host", load.url, "-u", load.users, "-r", load.users),
+            *("-t", f"{load.seconds:.0f}s", "--stop-timeout", "30s"),
             env={"PROMPT_TOKENS": str(PROMPT_TOKENS), "OUTPUT_TOKENS": str(OUTPUT_TOKENS)},
         )
     )
@@ -41,15 +60,16 @@ def locust(url: str, users: int, seconds: float) -> Figures:
     )
 
 
-def guidellm(url: str, users: int, seconds: float) -> Figures:
-    python = environment("guidellm", f"torch=={version('torch')}", "guidellm==0.8.1")
+def guidellm(load: Load) -> Figures:
+    python = ensure(GUIDELLM, cache_folder())
+    backend = {"kind": "openai_http", "target": load.url, "request_format": "/v1/completions"}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.json"
         output(
             (python.with_name("guidellm"), "run", "--disable-console", "--output", f"kind=json,path={path}"),
-            *("--backend", f"kind=openai_http,target={url},request_format=/v1/completions"),
-            *("--profile", f"kind=concurrent,streams={users}"),
-            *("--constraint", f"kind=max_duration,seconds={seconds:.0f}"),
+            *("--backend", json.dumps({**backend, "extras": {"body": SEEN}})),
+            *("--profile", f"kind=concurrent,streams={load.users}"),
+            *("--constraint", f"kind=max_duration,seconds={load.seconds:.0f}"),
             *("--tokenizer", f"kind=huggingface_auto,model={MODEL}"),
             *("--data", f"kind=synthetic_text,prompt_tokens={PROMPT_TOKENS},output_tokens={OUTPUT_TOKENS}"),
         )
@@ -70,21 +90,61 @@ def guidellm(url: str, users: int, seconds: float) -> Figures:
     )
 
 
+def vllm(load: Load) -> Figures:
+    """Its mean ITL is over events, and a server that is behind puts tokens together; its TPOT is over tokens."""
+    python = ensure(VLLM, cache_folder())
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "report.json"
+        output(
+            (python, "-c", _VLLM_BENCH_SERVE, "--backend", "openai", "--endpoint", "/v1/completions"),
+            *("--base-url", load.url, "--model", MODEL.name, "--tokenizer", MODEL),
+            *("--dataset-name", "random", "--input-len", PROMPT_TOKENS, "--output-len", OUTPUT_TOKENS),
+            *(
+                "--extra-body",
+                json.dumps(SEEN),
+                "--ignore-eos",
+                "--num-prompts",
+                load.requests,
+                "--max-concurrency",
+                load.users,
+            ),
+            *("--ready-check-timeout-sec", 0, "--save-result", "--result-filename", path, "--disable-tqdm"),
+            env={"HF_HUB_OFFLINE": "1"},
+        )
+        report = json.loads(path.read_text())
+    return Figures(
+        requests=report["completed"],
+        output_tokens=report["total_output_tokens"],
+        tokens_per_s=report["output_throughput"],
+        ttft_ms=report["mean_ttft_ms"],
+        inter_token_ms=report["mean_tpot_ms"],
+    )
+
+
+def aiperf(load: Load) -> Figures:
+    """Its own offline switch takes a folder for a repository's name, so it is not set; it downloads nothing."""
+    python = ensure(AIPERF, cache_folder())
+    with tempfile.TemporaryDirectory() as folder:
+        output(
+            (python.with_name("aiperf"), "profile", "--ui", "none", "--artifact-dir", folder),
+            *("--url", load.url, "--endpoint-type", "completions", "--streaming", "--model", MODEL.name),
+            *("--tokenizer", MODEL, "--isl", PROMPT_TOKENS, "--osl", OUTPUT_TOKENS, "--random-seed", 0),
+            *("--use-legacy-max-tokens", "--use-server-token-count"),
+            *("--extra-inputs", json.dumps({"ignore_eos": True, **SEEN})),
+            *("--concurrency", load.users, "--request-count", load.requests, "--no-gpu-telemetry"),
+        )
+        report = json.loads((Path(folder) / "profile_export_aiperf.json").read_text())
+    return Figures(
+        requests=report["request_count"]["avg"],
+        output_tokens=report["total_output_tokens"]["avg"],
+        tokens_per_s=report["output_token_throughput"]["avg"],
+        ttft_ms=report["time_to_first_token"]["avg"],
+        inter_token_ms=report["inter_token_latency"]["avg"],
+    )
+
+
 def _mean(row: Mapping[str, Any]) -> float:
     return float(row["total_response_time"] / row["num_requests"])
-
-
-def environment(name: str, *requirements: str) -> Path:
-    """Its python; made when it is not there yet."""
-    folder = Path(tempfile.gettempdir()) / f"parrot-bench-{name}"
-    python, done = folder / "bin" / "python", folder / ".done"
-    if not done.exists():
-        venv.create(folder, with_pip=True)
-        install = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        output((*install, "pip==26.3"))
-        output((*install, *requirements))
-        done.touch()
-    return python
 
 
 def output(command: tuple[object, ...], *more: object, env: Mapping[str, str] | None = None) -> str:

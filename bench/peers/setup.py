@@ -1,4 +1,4 @@
-"""Virtual environments of other people's servers, each of its own, made once and kept in a cache folder.
+"""Virtual environments of other people's servers and tools, each of its own, made once and kept in a cache folder.
 
 vLLM's CPU wheel asks for torchvision, torchaudio and torchcodec, which do not load beside a CPU build of torch and
 are not needed for text; they are taken out again.

@@ -1,7 +1,8 @@
 """A load tester against the bundled model: its figures and those of /metrics for the same time must agree.
 
-`guidellm` and `locust` run as they are published, in environments of their own (made at the first run); `own` is
-our client. Counts, tokens per second, time to first token and time between tokens may differ by 5 %.
+`aiperf`, `guidellm`, `locust` and `vllm` (its serving benchmark) run as they are published, in environments of
+their own (made at the first run); `own` is our client. Counts, tokens per second, time to first token and time
+between tokens may differ by 5 %.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from bench.harness import own, tools
-from bench.harness.figures import TOLERANCE, Figures, Watch
+from bench.harness.figures import OUTPUT_TOKENS, TOLERANCE, Figures, Load, Watch
 from bench.serving import serve
 from bench.stats import write_json
 
-TOOLS: dict[str, Callable[[str, int, float], Figures]] = {
+WARM_S = 5.0
+"""The first requests of a process are slower."""
+
+TOOLS: dict[str, Callable[[Load], Figures]] = {
     "own": own.run,
     "locust": tools.locust,
     "guidellm": tools.guidellm,
+    "vllm": tools.vllm,
+    "aiperf": tools.aiperf,
 }
 
 
@@ -29,9 +35,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--users", type=int, default=4)
     args = parser.parse_args(argv)
     with serve() as server:
-        own.run(server.url, args.users, 2.0)  # the first requests of a process are slower
+        load = _load(server.url, args.users, args.seconds)
         with Watch(server) as watch:
-            theirs = TOOLS[args.tool](server.url, args.users, args.seconds)
+            theirs = TOOLS[args.tool](load)
     ours = watch.figures()
     differences = theirs.differences(ours)
     ok = all(abs(share) <= TOLERANCE for share in differences.values())
@@ -43,3 +49,10 @@ def main(argv: list[str]) -> int:
         f"harness {args.tool} seconds {args.seconds:.0f} users {args.users} {'ok' if ok else 'FAILED'} {path}"
     )
     return 0 if ok else 1
+
+
+def _load(url: str, users: int, seconds: float) -> Load:
+    """As many requests as take about `seconds`, by how fast the first ones were."""
+    first = own.run(Load(url, users, WARM_S, 0))
+    requests = round(seconds * first.tokens_per_s / OUTPUT_TOKENS)
+    return Load(url, users, seconds, max(requests, users))

@@ -207,12 +207,8 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
 
 
 def _check_background(request: ResponseRequest) -> None:
-    if not request.background:
-        return
-    if not request.stored:
+    if request.background and not request.stored:
         raise InvalidField("What runs in the background is asked for by id, so it must be stored.", "store")
-    if request.stream:
-        raise _unsupported("What runs in the background cannot be streamed by this server.", "stream")
 
 
 def as_chat(

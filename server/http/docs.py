@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
+from server.http.answers import Index
 from server.http.openapi import document
-from server.http.operations import ALL, Index, Operation
+from server.http.operations import ALL, Operation
 from server.version import VERSION
 
 _STATIC = Path(__file__).parent / "static"

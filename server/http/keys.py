@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 SERVICE: web.AppKey[Service] = web.AppKey("service")
 TENANT = web.RequestKey("tenant", Tenant)
 REQUEST_ID = web.RequestKey("request_id", str)
+ARRIVED = web.RequestKey("arrived", float)
+"""When its head had been read, on the monotonic clock."""
 
 CLIENT_TIMEOUT: web.AppKey[float] = web.AppKey("client_timeout", float)
 """Seconds that a client may take to read what was written to it."""

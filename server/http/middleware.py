@@ -20,7 +20,7 @@ from compat.anthropic import errors as anthropic
 from compat.openai.errors import error_body
 from server import logs
 from server.errors import ApiError, Unauthorized
-from server.http.keys import REQUEST_ID, TENANT
+from server.http.keys import ARRIVED, REQUEST_ID, TENANT
 from server.tenant import ANONYMOUS, KeyRing, Tenant
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ def _observed(observer: Observer) -> Middleware:
 def _edge(keys: KeyRing, open_paths: frozenset[str]) -> Middleware:
     @web.middleware
     async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[ARRIVED] = time.monotonic()
         request[REQUEST_ID] = _request_id(request.headers.get("X-Request-Id"))
         logs.REQUEST_ID.set(request[REQUEST_ID])
         try:

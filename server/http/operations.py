@@ -7,7 +7,6 @@ decoded with; answers that are written by hand have types of their own in `compa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import msgspec
 
@@ -18,6 +17,19 @@ from compat.openai.completions import CompletionRequest
 from compat.openai.responses import ResponseRequest
 from compat.openai.tokenize import DetokenizeRequest, TokenizeRequest
 from parrot import wire
+from server.http.answers import (
+    AssistantMessage,
+    Health,
+    Index,
+    InputTokens,
+    MessageEvent,
+    Ready,
+    ResponseEvent,
+    SessionList,
+    Story,
+    VariableList,
+    Version,
+)
 
 Type = type[msgspec.Struct]
 
@@ -49,85 +61,16 @@ class Operation:
     open: bool = False  # without an API key
 
 
-class Health(msgspec.Struct, frozen=True):
-    status: str
-
-
-class Ready(msgspec.Struct, frozen=True):
-    status: str
-    engines: list[str]
-
-
-class Version(msgspec.Struct, frozen=True):
-    version: str
-
-
-class TaskStory(msgspec.Struct, frozen=True):
-    task: int
-    story: list[str]
-
-
-class Story(msgspec.Struct, frozen=True):
-    id: str
-    tasks: list[TaskStory]
-
-
-class Index(msgspec.Struct, frozen=True):
-    """`GET /` for programs; a browser gets a page."""
-
-    name: str
-    version: str
-    docs: str
-    openapi: str
-    openai: list[str]
-    anthropic: list[str]
-    semantic_variables: list[str]
-    operations: list[str]
-
-
-class SessionList(msgspec.Struct, frozen=True, kw_only=True):
-    object: str
-    data: list[wire.SessionInfo]
-
-
-class VariableList(msgspec.Struct, frozen=True, kw_only=True):
-    object: str
-    data: list[wire.VariableInfo]
-
-
-class InputTokens(msgspec.Struct, frozen=True):
-    input_tokens: int
-
-
-class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """As Anthropic's own reference has it."""
-
-    id: str
-    type: Literal["message"]
-    role: Literal["assistant"]
-    model: str
-    content: list[dict[str, Any]]
-    stop_reason: str | None
-    stop_sequence: str | None
-    usage: dict[str, Any]
-
-
-class MessageEvent(msgspec.Struct, frozen=True):
-    """Further members by type."""
-
-    type: str
-
-
-class ResponseEvent(msgspec.Struct, frozen=True):
-    """Further members by type."""
-
-    type: str
-    sequence_number: int
-
-
 _WAIT = Query("wait", "number", "Seconds to wait for what is not there yet, 0 to 300.")
 _STREAM = Query("stream", "boolean", "Answer with server-sent events.")
 _CRITERIA = Query("criteria", "string", "latency, throughput, or limits like ttft_ms:200,tpot_ms:40.")
+_AFTER = Query("starting_after", "integer", "With stream: only events with a greater sequence_number.")
+_INCLUDE = Query("include", "string", "Has no effect: an answer has what it was created with.")
+_PAGE = (
+    Query("order", "string", "desc, which is the default, or asc."),
+    Query("limit", "integer", "How many, 1 to 100; 20 by default."),
+    Query("after", "string", "Begin behind the item of this id."),
+)
 _FORM = Query("format", "string", "json, dot or mermaid.")
 
 OPENAI = (
@@ -180,7 +123,7 @@ OPENAI = (
         "Responses",
         {200: answers.ResponseObject},
         streams=(ResponseEvent,),
-        query=(_STREAM,),
+        query=(_STREAM, _AFTER, _INCLUDE),
     ),
     Operation(
         "DELETE",
@@ -202,6 +145,7 @@ OPENAI = (
         "What a response was asked",
         "Responses",
         {200: answers.ResponseItems},
+        query=_PAGE,
     ),
     Operation(
         "POST",

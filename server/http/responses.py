@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 from aiohttp import web
@@ -23,16 +23,19 @@ from compat.openai.tools import request as tools
 from compat.openai.tools.parsers import Plain
 from parrot.wire import ErrorInfo
 from server.errors import BadRequest, NotFound
+from server.generation import TextDelta
 from server.http import fanout, running
 from server.http.body import read
 from server.http.body_values import check_values
+from server.http.event_log import EventLog
 from server.http.field_names import named
-from server.http.keys import REQUEST_ID, SERVICE, TENANT
+from server.http.keys import ARRIVED, REQUEST_ID, SERVICE, TENANT
 from server.http.live import LiveRequests
 from server.http.openai_job import Job, invalid_fields, job_of, prepared
 from server.http.responses_live import CANCELLED, Draft, LiveResponses
 from server.http.responses_store import StoredResponse
-from server.http.sse import Ending, Stream, frames
+from server.http.sinks import Collected, Streamed
+from server.http.sse import Ending, Stream, frame, frames
 from server.service import Service
 from server.tenant import Tenant
 
@@ -76,24 +79,22 @@ class Handlers:
         before = self._before(owner, body.previous_response_id)
         job = await _job(service, owner, request[REQUEST_ID], body, before)
         draft = _draft(body, before, job.encoder)
-        generations = running.admitted(service, self._live, owner, job)
-        if body.stream:
-            return await self._stream(request, draft, job, generations)
+        generations = running.admitted(service, self._live, owner, job, request.get(ARRIVED))
         if body.background:
+            draft.log = EventLog() if body.stream else None
             queued = job.encoder.answer()
             await self._kept.start(self._make(owner, draft, job, generations))
-            return _json(queued)
+            return _json(queued) if draft.log is None else await _followed(request, draft.log.follow(-1))
+        if body.stream:
+            return await self._stream(request, draft, job, generations)
         await self._make(owner, draft, job, generations)
         return _json(job.encoder.answer())
 
-    async def retrieve(self, request: web.Request) -> web.Response:
-        if request.query.get("stream", "").lower() == "true":
-            raise BadRequest(
-                "A response can only be streamed when it is created.",
-                param="stream",
-                code="unsupported_field",
-            )
+    async def retrieve(self, request: web.Request) -> web.StreamResponse:
+        after = _starting_after(request)
         found = self._kept.find(request[TENANT], request.match_info["id"])
+        if request.query.get("stream", "").lower() == "true":
+            return await _followed(request, _events(found, after))
         return _json(found.encoder.answer() if isinstance(found, Draft) else found.answer)
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -128,14 +129,14 @@ class Handlers:
         generations: Sequence[fanout.Generation],
     ) -> web.StreamResponse:
         encoder, owner = job.encoder, request[TENANT]
+
+        def events(_: int, delta: TextDelta) -> bytes:
+            return frames(encoder.feed(delta))
+
         async with Stream(request, _ending(encoder)) as stream:
-
-            async def send(steps: Sequence[fanout.Step]) -> None:
-                await stream.write(b"".join(frames(encoder.feed(delta)) for _, delta in steps))
-
             await stream.write(frames(encoder.begin()))
             with self._kept.making(owner, draft):
-                await running.run(self._live, owner, job, generations, send, draft.id)
+                await running.run(self._live, owner, job, generations, Streamed(stream, events), draft.id)
                 last = _end(encoder)
             await stream.write(frames(last))
         return stream.response
@@ -147,13 +148,13 @@ class Handlers:
         job: Job[ResponseEncoder],
         generations: Sequence[fanout.Generation],
     ) -> None:
-        async def collect(steps: Sequence[fanout.Step]) -> None:
-            for _, delta in steps:
-                job.encoder.collect(delta)
+        def collect(_: int, delta: TextDelta) -> None:
+            draft.feed(delta)
 
         with self._kept.making(owner, draft):
-            await running.run(self._live, owner, job, generations, collect, draft.id)
-            _end(job.encoder)
+            draft.begin()
+            await running.run(self._live, owner, job, generations, Collected(collect), draft.id)
+            draft.end()
 
     def _before(self, owner: Tenant, id: str | None) -> StoredResponse | None:
         """Raises BadRequest."""
@@ -218,6 +219,48 @@ def _ending(encoder: ResponseEncoder) -> Ending:
         return frames(_end(encoder))
 
     return Ending(b"", error)
+
+
+def _events(found: Draft | StoredResponse, after: int) -> AsyncIterator[bytes]:
+    """Raises BadRequest where there is no stream of it."""
+    if isinstance(found, Draft):
+        log = found.log
+    else:
+        log = EventLog.of(found.events) if found.events else None
+    if log is None:
+        raise BadRequest(
+            "Only a response that was created with background and stream can be streamed.",
+            param="stream",
+            code="unsupported_field",
+        )
+    return log.follow(after)
+
+
+async def _followed(request: web.Request, events: AsyncIterator[bytes]) -> web.StreamResponse:
+    """The response goes on without its reader."""
+    async with Stream(request, _UNFINISHED) as stream:
+        async for some in events:
+            await stream.write(some)
+    return stream.response
+
+
+def _unfinished(_: int, info: ErrorInfo) -> bytes:
+    """What ends a stream whose response has not: it can be followed again."""
+    body = {"type": "error", "code": info.code, "message": info.message, "param": info.param}
+    return frame(msgspec.json.encode(body), "error")
+
+
+_UNFINISHED = Ending(b"", _unfinished)
+
+
+def _starting_after(request: web.Request) -> int:
+    """-1: from the beginning. Raises BadRequest."""
+    given = request.query.get("starting_after")
+    if given is None:
+        return -1
+    if not (given.isascii() and given.isdigit() and len(given) < 16):
+        raise BadRequest("starting_after must be a sequence_number.", param="starting_after")
+    return int(given)
 
 
 def _page(items: Sequence[dict[str, object]], request: web.Request) -> dict[str, object]:

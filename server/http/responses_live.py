@@ -13,8 +13,10 @@ from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from compat.openai.encoder import Delta
 from compat.openai.responses_encoder import ResponseEncoder
 from server.errors import ApiError, NotFound
+from server.http.event_log import EventLog
 from server.http.responses_store import ResponseStore, StoredResponse
 from server.tenant import Tenant
 
@@ -26,16 +28,32 @@ CANCELLED = "The response was cancelled."
 @dataclass(slots=True, eq=False)
 class Draft:
     """A response in the making. `turns`: the conversation before its output, which began with the response `root`;
-    `kept`: it can be asked for by id."""
+    `kept`: it can be asked for by id. `log`: where it is streamed from, when it is made without a client."""
 
     encoder: ResponseEncoder
     root: str
     turns: tuple[bytes, ...]
     kept: bool
+    log: EventLog | None = None
 
     @property
     def id(self) -> str:
         return self.encoder.head.id
+
+    def begin(self) -> None:
+        if self.log is not None:
+            self.log.add(self.encoder.begin())
+
+    def feed(self, delta: Delta) -> None:
+        if self.log is None:
+            self.encoder.collect(delta)
+        else:
+            self.log.add(self.encoder.feed(delta))
+
+    def end(self) -> None:
+        events = self.encoder.end(int(time.time()))
+        if self.log is not None:
+            self.log.add(events)
 
 
 class LiveResponses:
@@ -57,12 +75,15 @@ class LiveResponses:
             raise
         except Exception as error:
             _fail(draft.encoder, error)
+            draft.end()
             self._keep(owner, draft)
             raise
         else:
             self._keep(owner, draft)
         finally:
             del self._drafts[key]
+            if draft.log is not None:
+                draft.log.end()
 
     def find(self, owner: Tenant, id: str, param: str = "response_id") -> Draft | StoredResponse:
         """Raises NotFound."""
@@ -98,7 +119,8 @@ class LiveResponses:
     def _keep(self, owner: Tenant, draft: Draft) -> None:
         if draft.kept:
             turns = (*draft.turns, draft.encoder.turn())
-            stored = StoredResponse(draft.id, draft.root, draft.encoder.answer(), turns)
+            events = () if draft.log is None else draft.log.frames
+            stored = StoredResponse(draft.id, draft.root, draft.encoder.answer(), turns, events)
             self._store.put(owner.id, stored, time.monotonic())
 
 

@@ -24,7 +24,8 @@ class StoreBounds:
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
     """`answer` as it was told. `turns` are JSON lists of items: the conversation before it, its input, its output.
-    `root`: the id of the conversation's first response.
+    `root`: the id of the conversation's first response. `events`: the frames of its stream, of one that ran in the
+    background with a stream.
 
     What responses of one conversation have in common is held once and counted for each.
     """
@@ -33,10 +34,11 @@ class StoredResponse:
     root: str
     answer: bytes
     turns: tuple[bytes, ...]
+    events: tuple[bytes, ...] = ()
 
     @property
     def size(self) -> int:
-        return len(self.answer) + sum(map(len, self.turns))
+        return len(self.answer) + sum(map(len, self.turns)) + sum(map(len, self.events))
 
 
 @dataclass(slots=True)

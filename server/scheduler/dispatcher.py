@@ -91,9 +91,12 @@ class Dispatcher:
     def reprioritise(self, task_id: int, objective: Objective, group: str | None) -> None:
         self._handle(events.ObjectiveChanged(task_id, objective, group))
 
-    def warm(self, app: str, token_ids: tuple[int, ...], salts: tuple[Salt, ...]) -> int | None:
-        """Compute the KV of these ids when there is nothing better to do. None: nobody has time for it."""
-        engine_id = self._scheduler.place_ahead(app)
+    def warm(
+        self, app: str, token_ids: tuple[int, ...], salts: tuple[Salt, ...], home: int | None
+    ) -> int | None:
+        """Compute the KV of these ids when there is nothing better to do. None: nobody has time for it. `home`: the
+        engine that has the beginning of them; None: none has."""
+        engine_id = self._scheduler.place_ahead(app, home)
         if engine_id is None:
             return None
         request_id = self.new_task_id()
@@ -107,6 +110,10 @@ class Dispatcher:
             self.pool.abort(engine_id, request_id)
             self._warming.called_off(request_id)
 
+    def ahead(self, request_ids: Iterable[int]) -> tuple[int, int] | None:
+        """Of these that were asked for: the engine that has the most, and how many tokens."""
+        return self._warming.ahead(request_ids)
+
     def warmed(self, request_ids: Iterable[int], cached_tokens: int) -> None:
         """Whom it was for has run, and found so many tokens of its prompt; or never will."""
         self._metrics.eager_tokens_used += self._warming.used(request_ids, cached_tokens)
@@ -119,7 +126,7 @@ class Dispatcher:
         when the context is open for too long; also from the iterator.
         """
         spec = work.spec
-        clock = RequestClock(self._metrics, self._admission, spec)
+        clock = RequestClock(self._metrics, self._admission, spec, work.arrived)
         assembler = TextAssembler(tokenizer, work.params)
         generation = self._live[spec.task_id] = Generation(
             work, self.pool, self._trial, assembler, clock, self._on_start

@@ -57,6 +57,12 @@ def test_streams_are_byte_for_byte_as_recorded(endpoint: str, shown: str) -> Non
     check_golden(f"{endpoint}-{shown}.sse", b"".join(map(frame, [*chunks, b"[DONE]"])))
 
 
+@pytest.mark.parametrize("endpoint", ENCODERS)
+def test_choices_that_interleave_are_byte_for_byte_as_recorded(endpoint: str) -> None:
+    chunks = stream(encoder(endpoint, SHOWN["usage"], n=2))
+    check_golden(f"{endpoint}-two.sse", b"".join(map(frame, [*chunks, b"[DONE]"])))
+
+
 @pytest.mark.parametrize("shown", ["plain", "everything"])
 @pytest.mark.parametrize("endpoint", ENCODERS)
 def test_answers_are_byte_for_byte_as_recorded(endpoint: str, shown: str) -> None:

@@ -211,7 +211,6 @@ def test_tools_are_flat_and_may_be_limited(choice: object, names: list[str], exp
         ({"metadata": {str(number): "x" for number in range(17)}}, "metadata"),
         ({"metadata": {"key": "x" * 513}}, "metadata.key"),
         ({"background": True, "store": False}, "store"),
-        ({"background": True, "stream": True}, "stream"),
         (
             {"stream": True, "stream_options": {"include_obfuscation": True}},
             "stream_options.include_obfuscation",

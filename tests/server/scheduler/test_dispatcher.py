@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -14,15 +15,16 @@ import msgspec
 import pytest
 
 from engine.config import EngineConfig, SimConfig
-from engine.types import Objective, Salt, SamplingParams, Urgency
+from engine.types import Objective, Salt, SamplingParams, TokenDelta, TokenLogprobs, Urgency
 from server.admission import Admission, Bounds
 from server.config import BUNDLED_MODEL
 from server.errors import DeadlineExceeded, EngineFailed
-from server.generation import GenerationParams
+from server.generation import GenerationParams, TextDelta
 from server.metrics import Metrics
 from server.scheduler.app_scheduler import AppScheduler
 from server.scheduler.dispatcher import Dispatcher, Generation, Work
 from server.scheduler.events import TaskSpec
+from server.scheduler.lives import Tap
 from server.tokenizer import Tokenizer
 
 POISON = 3
@@ -60,9 +62,12 @@ class Rig:
         sampling = SamplingParams(max_tokens=max_tokens, seed=1)
         return Work(spec, prompt, GenerationParams(sampling), (Salt(0, b""),))
 
-    async def tokens(self, work: Work, entered: asyncio.Event | None = None) -> list[int]:
+    async def tokens(
+        self, work: Work, entered: asyncio.Event | None = None, tap: Tap = lambda delta: False
+    ) -> list[int]:
         tokens: list[int] = []
         async with self.dispatcher.generate(work, self.tokenizer) as generation:
+            generation.tap(tap)
             async for delta in generation:
                 tokens += delta.token_ids
                 if entered is not None:
@@ -161,3 +166,48 @@ async def test_what_an_engine_learns_of_its_steps_is_what_a_limit_is_held_agains
         assert "fits" in await placed_with_a_limit()
         await rig.tokens(rig.work(200))
         assert "does not fit" in await placed_with_a_limit()
+
+
+async def test_deltas_that_come_faster_than_they_are_read_are_one(tokenizer: Tokenizer) -> None:
+    async with a_rig(tokenizer) as rig:
+        work = rig.work(20)
+        id = work.spec.task_id
+        scores = (TokenLogprobs(-1.0),)
+        async with rig.dispatcher.generate(work, tokenizer) as generation:
+            generation.push(TokenDelta(id, (500,), cached_tokens=2, prompt_logprobs=scores))
+            generation.push(TokenDelta(id, (501, 502), cached_tokens=9))
+            generation.push(TokenDelta(id, finish_reason="length"))
+            (delta,) = [delta async for delta in generation]
+        assert delta.text == tokenizer.decode([500, 501, 502])
+        assert (delta.token_ids, delta.finish_reason) == ((500, 501, 502), "length")
+        assert (delta.cached_tokens, delta.prompt_logprobs) == (2, scores)
+
+
+async def test_a_tap_takes_deltas_while_the_reader_waits_and_leaves_it_the_rest(tokenizer: Tokenizer) -> None:
+    order: list[int] = []
+    offered = itertools.count()
+
+    def some(delta: TextDelta) -> bool:
+        """Two of three."""
+        taken = next(offered) % 3 > 0
+        if taken:
+            order.extend(delta.token_ids)
+        return taken
+
+    async with a_rig(tokenizer) as rig:
+        whole = await rig.tokens(rig.work(20))
+        read = await rig.tokens(rig.work(20), tap=some)
+    assert sorted(read + order) == sorted(whole)
+    rest = iter(whole)
+    assert all(id in rest for id in order), "in order"
+    assert order
+
+
+async def test_what_a_tap_raises_ends_the_generation_and_not_its_engine(tokenizer: Tokenizer) -> None:
+    def gone(_: TextDelta) -> bool:
+        raise ConnectionResetError("the client has left")
+
+    async with a_rig(tokenizer) as rig:
+        with pytest.raises(ConnectionResetError):
+            await rig.tokens(rig.work(10_000), tap=gone)
+        assert len(await rig.tokens(rig.work(7))) == 7
