@@ -36,7 +36,7 @@ from engine.batch import Runner, SampledTokens, ScheduledBatch
 from engine.client import EngineClient
 from engine.config import EngineConfig
 from engine.core import EngineCore
-from engine.ipc import HEADER, FrameEncoder
+from engine.ipc import FrameEncoder
 from engine.runner.load import load_runner
 from engine.runner.simulated import load_runner as load_simulated
 from engine.step_model import Load, load_of
@@ -112,9 +112,7 @@ class VirtualEngine(EngineClient):
         loaded = load(whole, lambda stage, fraction: None)
         if cls.steps is not None:
             cls.steps.time(loaded.runner)
-        engine._core = EngineCore(
-            loaded.runner, loaded.ready, config.max_num_batched_tokens, frozenset(config.disabled)
-        )
+        engine._core = EngineCore(loaded.runner, loaded.ready, frozenset(config.disabled))
         engine._ready.set_result(loaded.ready)
         return engine
 
@@ -152,7 +150,7 @@ class VirtualEngine(EngineClient):
 
     def _end_step(self, report: StepReport, end: float) -> None:
         self._step(end)
-        self._received(memoryview(self._encoder.encode(report))[HEADER:])
+        self.data_received(self._encoder.encode(report))
 
 
 def _clock() -> Clock:
@@ -215,8 +213,9 @@ class World:
         async with network.exchange():
             program = sessions.start_program(ANONYMOUS, request, None)
             if app.tpot_ms is not None:
-                events = sessions.program_events(program, None)
-                times += [_clock().now() async for event in events if isinstance(event, wire.VariableDelta)]
+                async for events in sessions.program_events(program, None):
+                    deltas = sum(isinstance(event, wire.VariableDelta) for event in events)
+                    times += [_clock().now()] * deltas
             answer = await sessions.program_answer(program, None)
         if answer.status != "done":
             raise RuntimeError(f"a program ended as {answer.status}: {answer.errors}")

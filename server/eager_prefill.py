@@ -1,6 +1,6 @@
 """Prefill of calls that still wait for inputs: what is known of their prompts is computed beside other work.
 
-    submit              the constants that a call begins with, once what it waits for is about to run
+    submit              the constants that a call begins with, once what it waits for has its place
     an input arrives    up to the next input that is missing
     an input grows      its text so far, every few hundred characters ("streamed")
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
@@ -74,12 +74,15 @@ class _Look:
 
 
 class EagerPrefill:
-    """Owns the looks at the session's waiting tasks."""
+    """Owns the looks at the session's waiting tasks. `home`: which engine has the beginning of a task's prompt."""
 
-    def __init__(self, session: Session, tenant: Tenant, host: Host) -> None:
+    def __init__(
+        self, session: Session, tenant: Tenant, host: Host, home: Callable[[Task], int | None]
+    ) -> None:
         self._session = session
         self._tenant = tenant
         self._host = host
+        self._home = home
         off = host.disabled & {"eager-prefill", "prefix-cache"}
         self._on = not off
         self._streams = self._on and "streamed-prefill" not in host.disabled
@@ -92,7 +95,6 @@ class EagerPrefill:
             return
         for task in effects.ready:
             self._stop(task)
-            self._variable_changed(task.output)
         for id in effects.variables:
             variable = self._session.graph.variables[id]
             if variable.ended and variable.producer is not None and variable.producer in self._looks:
@@ -109,6 +111,11 @@ class EagerPrefill:
         for task in islice((task for task in tasks if _waits_for_a_client(task)), MAX_CONSUMERS):
             self._look(task)
 
+    def ahead(self, task: Task) -> tuple[int, int] | None:
+        """The engine that has the most of its prompt from here, and how many tokens; None: nothing was computed."""
+        look = self._looks.get(task)
+        return None if look is None else self._host.dispatcher.ahead(look.ids)
+
     def started(self, task: Task, cached_tokens: int) -> None:
         """It runs, and so much of its prompt was there."""
         if (look := self._looks.pop(task, None)) is not None:
@@ -121,9 +128,9 @@ class EagerPrefill:
         self._asked.clear()
 
     def _variable_changed(self, variable: SemanticVariable) -> None:
-        producer = variable.producer
-        if variable.state != "ready" and (producer is None or producer.state not in ("ready", "running")):
+        if variable.state not in ("running", "ready"):
             return
+        producer = variable.producer
         waiting: Iterable[Task] = variable.consumers[:MAX_CONSUMERS]
         if producer is not None and producer.next is not None:
             waiting = [*waiting, producer.next]
@@ -177,7 +184,9 @@ class EagerPrefill:
             return
         public = task.call.spec.share == "public"
         salt = PUBLIC_SALT if public else self._tenant.salt
-        number = self._host.dispatcher.warm(self._session.id, ids, (Salt(0, salt),))
+        begun = self._host.dispatcher.ahead(look.ids)
+        home = self._home(task) if begun is None else begun[0]
+        number = self._host.dispatcher.warm(self._session.id, ids, (Salt(0, salt),), home)
         if number is not None:
             look.tokens = len(ids)
             look.ids.append(number)

@@ -61,6 +61,10 @@ class Foresight:
             self._tenant.id, self._template(task), task.params.sampling.max_tokens
         )
 
+    def home(self, task: Task) -> int | None:
+        """The engine that has the beginning of its prompt from this session's other tasks."""
+        return self._forecast.home(task)
+
     def submitted(self, event: CallsSubmitted) -> None:
         calls = self._session.graph.calls
         self._forecast.add((task for spec in event.calls for task in calls[spec.id].tasks), self._expected)
@@ -74,6 +78,7 @@ class Foresight:
     def generated(self, task: Task, context: Context, place: tuple[int, int], num_tokens: int) -> None:
         """A task has run, from `context`; `place`: the engine and the request's id there."""
         self._host.lengths.observe(self._tenant.id, self._template(task), num_tokens)
+        self._forecast.ran(task, place[0])
         if self._hinting:
             self._hint(task, context, *place)
 

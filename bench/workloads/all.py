@@ -41,7 +41,7 @@ FULL = (
     Job(f"b3 {TWO}", 10),
     Job("b9", 6),
     Job(f"b8 {THREE}", 12),
-    Job(f"b8 {TWO} --pool 0.75 --seeds 3", 8),
+    Job(f"b8 {TWO} --pool 1.1 --seeds 3", 8),
     Job("b10", 6),
     Job("b10_single", 5),
     Job("b6", 6),

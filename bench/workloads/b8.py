@@ -1,10 +1,13 @@
 """B8 gpts: four assistants with long instructions each, users' questions at random, two engines (paper, figure 17).
 
 What counts is the request rate that each mode takes at the same normalised latency (milliseconds from arrival to
-end for a token of output, the mean). The limit is `--limit` times what a request takes alone. An engine's KV pool
-holds 1.5 times the four instructions. Bars: 3 times the rate of `none`, 1.5 times that of `radix`, which goes to
-the engine with the shortest queue. An engine with less (`--pool 0.75`) cannot keep the instructions of all: there
-affinity is what counts.
+end for a token of output, the mean). The limit is `--limit` times what a request takes alone. Bars: 3 times the
+rate of `none`, 1.5 times that of `radix`, which goes to the engine with the shortest queue.
+
+An engine's KV pool holds 1.5 unshared copies of the longest request (`--pool`), which is just what all four
+instructions take: so an engine that gets every kind of request keeps losing some of them, and one that gets some
+kinds keeps those. That is what affinity is for. With much less (1.1) no engine holds the longest beside others, and
+all modes come nearer to `none`; with more (2.25) every engine holds all, and sharing alone is measured.
 
 Each mode's rate is looked for by doubling and halving, with the same seeded pattern of arrivals at every rate.
 Texts are compared where modes were measured at the same rate: at the start of every search.
@@ -34,7 +37,9 @@ BARS = {"none": 3.0, "radix": 1.5}
 
 def _flags(parser: argparse.ArgumentParser) -> None:
     add_engines(parser)
-    parser.add_argument("--pool", type=float, default=1.5, help="tokens of an engine over all instructions")
+    parser.add_argument(
+        "--pool", type=float, default=1.5, help="tokens of all engines' KV over all instructions"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="of all lengths; 10 is about the paper's")
     parser.add_argument("--requests", type=int, default=60, help="at each rate, at least")
     parser.add_argument("--seconds", type=float, default=4.0, help="that requests come for, at least")
@@ -51,8 +56,7 @@ def main(argv: list[str]) -> int:
     limit = args.limit * _normalised_alone(setup)
     sizes = lengths(args.scale)
     longest = sum(max(size) for size in zip(*sizes, strict=True)) + QUERY
-    pool = int(args.pool * sum(instructions for instructions, _ in sizes))
-    memory = setup.kv_memory(max(pool, longest))
+    memory = setup.kv_memory(int(max(args.pool, 1.0) * longest))
     flags = ("--engines", str(args.engines), *memory, "--max-model-len", str(longest))
     with setup.compare(modes, *flags) as comparison:
         comparison.run([_run(setup, "warm", start)])

@@ -42,6 +42,7 @@ class Node:
     rank: int = UNHINTED
     last_used: int = 0
     next_use: int = 0  # the clock's value, when rank is WANTED
+    beyond: Node | None = None  # the child that the same hint was about
     ticket: int = 0  # of its entry in the heap; an entry with another ticket is void
 
     @property
@@ -120,9 +121,14 @@ class RadixTree:
         return node
 
     def touch(self, blocks: Sequence[int]) -> None:
-        """These blocks are being used: what was said about their next use has come true."""
-        for block in blocks:
-            self._nodes[block].rank = UNHINTED
+        """This path, or its end, is being used: what was said about its next use has come true. So has what the
+        same hint said of blocks beyond: that user has come, and did without them."""
+        nodes = [self._nodes[block] for block in blocks]
+        met = next((node for node in reversed(nodes) if node.rank == WANTED), None)
+        for node in nodes:
+            node.rank = UNHINTED
+        if met is not None:
+            self._disbelieve_beyond(met)
 
     def idle(self, block: int) -> None:
         """The last holder of a cached block has left it."""
@@ -141,12 +147,13 @@ class RadixTree:
         """The same for what lies on the path down to `leaf`, as far as it is still there, from position `begin`
         up to `end`. A block that begins before `begin` is not released, one that begins before `end` is wanted."""
         path = list(self._upwards(self._last_kept(leaf)))
-        own_children = 0
+        own_children, beyond = 0, None
         for depth, node in zip(range(len(path) - 1, -1, -1), path, strict=True):
             start = depth * self._block_size
             if next_use is not None:
                 if start >= begin and (end is None or start < end):
-                    self._want(node, next_use)
+                    self._want(node, next_use, beyond)
+                    beyond = node
             elif start < begin or len(node.children) > own_children:
                 break
             else:
@@ -165,11 +172,18 @@ class RadixTree:
                 return True
         return False
 
-    def _want(self, node: Node, next_use: int) -> None:
+    def _want(self, node: Node, next_use: int, beyond: Node | None) -> None:
         use = self._clock + next_use
         if node.rank != WANTED or use < node.next_use:
-            node.rank, node.next_use = WANTED, use
+            node.rank, node.next_use, node.beyond = WANTED, use, beyond
             heapq.heappush(self._due, (use + next_use, node.block, node))
+
+    def _disbelieve_beyond(self, met: Node) -> None:
+        node = met.beyond
+        while node is not None and node.rank == WANTED and node.next_use == met.next_use:
+            node.rank = UNHINTED
+            self._offer(node)
+            node = node.beyond
 
     def _expire_hints(self) -> None:
         while self._due and self._due[0][0] < self._clock:

@@ -20,32 +20,16 @@ from parrot import wire
 from server.errors import NotFound
 from server.graph import objective
 from server.graph.call import Call, CallSpec, Task, VariableSpec
+from server.graph.changes import Changes
 from server.graph.objective import Demand
 from server.graph.order import Orders, reads
 from server.graph.prefix import Kept
 from server.graph.prepared import Transforms
 from server.graph.template import Output
-from server.graph.transform import TransformError
+from server.graph.values import fill, value_of
 from server.graph.variable import Failure, SemanticVariable
 
 ID_PREFIX = "var_"
-
-
-@dataclass(slots=True)
-class Changes:
-    """What a mutation has done. Dicts are ordered sets."""
-
-    ready: dict[Task, None] = field(default_factory=dict)
-    variables: dict[str, None] = field(default_factory=dict)
-    started: dict[str, None] = field(default_factory=dict)
-    finished: dict[str, None] = field(default_factory=dict)
-    aborted: dict[Task, None] = field(default_factory=dict)
-    reprioritised: dict[Task, None] = field(default_factory=dict)
-
-    def join(self, later: Changes) -> None:
-        """What was done after this."""
-        for name in ("ready", "variables", "started", "finished", "aborted", "reprioritised"):
-            getattr(self, name).update(getattr(later, name))
 
 
 @dataclass(slots=True)
@@ -273,7 +257,7 @@ class CallGraph:
             self._meet(task, now, changes)
 
     def _make_ready(self, task: Task, now: float, changes: Changes) -> None:
-        failure = self._fill(task)
+        failure = fill(task, self.transforms, self.max_context)
         if failure is not None:
             self._fail(task, failure, now, changes)
             return
@@ -281,39 +265,12 @@ class CallGraph:
         task.progress.ready = now
         changes.ready[task] = None
 
-    def _fill(self, task: Task) -> Failure | None:
-        """Puts the values of its inputs into the call."""
-        call = task.call
-        read = {variable.id: variable for variable in task.reads}
-        for item in call.spec.inputs:
-            if item.variable not in read or item.name in call.filled:
-                continue
-            value = read[item.variable].value or ""
-            try:
-                call.filled[item.name] = (
-                    self.transforms.apply(item.transforms, value) if item.transforms else value
-                )
-            except TransformError as error:
-                message = f"the input {item.name!r} cannot be transformed: {error}"
-                return Failure(task.output.name, message, "transform_failed", call.id)
-        if task.context_size() > self.max_context:
-            message = f"its prompt would have more than {self.max_context} characters"
-            return Failure(task.output.name, message, "limit_exceeded", call.id)
-        return None
-
     def _assign(self, task: Task, text: str) -> Failure | None:
-        variable, transforms = task.output, task.spec.transforms
-        try:
-            value = self.transforms.apply(transforms, text) if transforms else text
-        except TransformError as error:
-            return Failure(
-                variable.name, f"the output cannot be transformed: {error}", "transform_failed", task.call.id
-            )
-        if self.size + len(value) > self.max_size:
-            message = f"the session's texts would have more than {self.max_size} characters"
-            return Failure(variable.name, message, "limit_exceeded", task.call.id)
+        value = value_of(task, text, self.transforms, self.size, self.max_size)
+        if isinstance(value, Failure):
+            return value
         self.size += len(value)
-        variable.resolve(value)
+        task.output.resolve(value)
         return None
 
     def _end(self, task: Task, now: float, changes: Changes) -> None:

@@ -43,14 +43,15 @@ class _Span:
 
 @dataclass(slots=True)
 class Forecast:
-    """Owns the spans of the tasks that have not ended, and who waits for which boundary. `remaining`: the sum of
-    their work, in steps of one sequence."""
+    """Owns the spans of the tasks that have not ended, who waits for which boundary, and where each was computed
+    last. `remaining`: the sum of their work, in steps of one sequence."""
 
     remaining: int = 0
     _spans: dict[Task, _Span] = field(default_factory=dict)
     _unfinished: set[Task] = field(default_factory=set)
     _users: dict[int, list[tuple[int, int, Task]]] = field(default_factory=dict)
     _boundaries: dict[Call, tuple[int, ...]] = field(default_factory=dict)
+    _engines: dict[int, int] = field(default_factory=dict)
     _count: int = 0
 
     def add(self, tasks: Iterable[Task], expected: Callable[[Task], int]) -> None:
@@ -72,6 +73,15 @@ class Forecast:
         if task in self._unfinished:
             self._unfinished.remove(task)
             self.remaining -= self._spans[task].work
+
+    def ran(self, task: Task, engine_id: int) -> None:
+        """Its prompt and its output are in the cache there."""
+        self._engines.update(dict.fromkeys(self._boundaries_of(task.call)[: task.end + 1], engine_id))
+
+    def home(self, task: Task) -> int | None:
+        """The engine that computed last what its prompt begins with, as much of it as any has; None: none has."""
+        boundaries = reversed(self._boundaries_of(task.call)[: task.end])
+        return next((self._engines[boundary] for boundary in boundaries if boundary in self._engines), None)
 
     def next_uses(self, task: Task) -> Iterator[NextUse]:
         """Of what a task leaves that has run: the longest first, then shorter ones that are wanted sooner."""

@@ -4,15 +4,15 @@
                                                       +-- pipeline 2 --> ...
 
 Each application is bounded (`transform.BUDGET_NS`), but a value may go through a different one for every call that
-reads it. `pending` says which ones the end of a task will ask for, `Pending.apply` may run on any thread, and what
-it gives back is put into the graph's `Transforms`, where the event finds it.
+reads it. `of_output`, `of_value` and `of_submit` say which ones an event will ask for, `Pending.apply` may run on
+any thread, and what it gives back is put into the graph's `Transforms`, where the event finds it.
 
 Responsible for: that. Nothing depends on it but time: what was not prepared is applied when it is wanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,8 @@ from server.graph import transform
 from server.graph.transform import TransformError
 
 if TYPE_CHECKING:
-    from server.graph.call import Task
+    from server.graph.call import CallSpec, Task
+    from server.graph.variable import SemanticVariable
 
 Applied = Mapping[tuple[str, str], str | TransformError]
 """What came of (pipeline, text)."""
@@ -81,19 +82,39 @@ class Pending:
         return applied
 
 
-def pending(task: Task, text: str) -> Pending:
+def of_output(task: Task, text: str) -> Pending:
     """What will be applied when a task ends with this text."""
+    return _pending(text, task.spec.transforms, task.output)
+
+
+def of_value(variable: SemanticVariable, value: str) -> Pending:
+    """What will be applied when a client gives it this value."""
+    return _pending(value, None, variable)
+
+
+def of_submit(calls: Iterable[CallSpec], values: Mapping[str, str]) -> Pending:
+    """What will be applied when these are submitted; `values`, by id: of the variables that have one by then."""
+    pairs: dict[tuple[str, str], None] = {}
+    for call in calls:
+        if all(item.variable in values for item in call.inputs):
+            pairs.update(
+                ((item.transforms, values[item.variable]), None) for item in call.inputs if item.transforms
+            )
+    return Pending("", None, (), tuple(pairs))
+
+
+def _pending(text: str, own: str | None, variable: SemanticVariable) -> Pending:
     of_value: dict[str, None] = {}
     others: dict[tuple[str, str], None] = {}
-    for consumer in task.output.consumers:
+    for consumer in variable.consumers:
         if consumer.state != "waiting" or consumer.missing != 1:
             continue
-        for source, variable, value in _inputs(consumer):
-            if variable == task.output.id:
+        for source, id, value in _inputs(consumer):
+            if id == variable.id:
                 of_value[source] = None
             elif value is not None:
                 others[source, value] = None
-    return Pending(text, task.spec.transforms, tuple(of_value), tuple(others))
+    return Pending(text, own, tuple(of_value), tuple(others))
 
 
 def _inputs(task: Task) -> Iterator[tuple[str, str, str | None]]:

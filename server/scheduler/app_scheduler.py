@@ -7,8 +7,7 @@ Source: Algorithm 1 of OSDI'24 "Parrot": in the order of the keys (`entry`), eac
                     ^------ orphaned <---- EngineDown --------|
 
 Engines keep queues of their own in the same order, so nothing is gained by keeping a task here but its choice of an
-engine. A task is held back only where several engines are up, none of them could start it now, and it would be the
-last in the queue of each; at most `hold_tokens` of prompts for each engine, and never longer than MAX_HOLD_S.
+engine (`placer`).
 
 Responsible for: placements, keys and ageing. Pure: the same events give the same actions; an event costs
 O(log n + engines) for each task that it places, MAX_PLACED at most; of the tasks of an engine that went down,
@@ -25,12 +24,11 @@ import msgspec
 
 from server.scheduler.ageing import Ageing
 from server.scheduler.applications import Applications
-from server.scheduler.cost import Engine, Fit
+from server.scheduler.cost import Engine
 from server.scheduler.entry import HEAD_START_S, PATIENCE_S, Entry, Group, due, slack
 from server.scheduler.events import (
     Abort,
     Action,
-    Dispatch,
     EngineDown,
     EngineLoad,
     EngineUp,
@@ -44,19 +42,16 @@ from server.scheduler.events import (
     TaskStarted,
 )
 from server.scheduler.groups import Groups
-from server.scheduler.policy import Choice, PlacementPolicy
+from server.scheduler.placer import Placer
+from server.scheduler.policy import PlacementPolicy
 from server.scheduler.stories import Stories
 from server.scheduler.task_queue import TaskQueue
 
 FEATURES = ("affinity", "task-groups", "app-fifo", "step-limits", "ageing", "hold-back", "srpt")
 """What `disabled` knows. Without any of them: requests in the order they come, each on the least loaded engine."""
 
-MAX_OFFERS = 6  # of engines to tasks that find no place, in one event
-MAX_PLACED = 8  # in one event, about half a millisecond; a Resume goes on
 MAX_ADOPTED = 16  # orphaned tasks that get into the queue again, in one event
-MAX_HOLD_S = 1.0
 TYPICAL_STEP_MS = 10.0  # of an engine that was not calibrated yet
-LOOK_AGAIN_S = 0.1  # an engine's load alone lets the queue be looked at no more often
 
 
 class AppScheduler:
@@ -78,7 +73,6 @@ class AppScheduler:
         if "prefix-cache" in disabled:
             disabled |= {"affinity"}
         self._disabled = disabled
-        self._hold_tokens = 0 if "hold-back" in disabled else hold_tokens
         self._entries: dict[int, Entry] = {}
         self._queue = TaskQueue()
         self._orphans: dict[int, int] = {}  # and the engine that went down
@@ -88,11 +82,12 @@ class AppScheduler:
         self._policy = PlacementPolicy(
             self._engines, self._queue, self._apps, self._groups, disabled, latency_limit_ms
         )
+        hold_tokens = 0 if "hold-back" in disabled else hold_tokens
+        self._placer = Placer(self._queue, self._engines, self._apps, self._groups, self._policy, hold_tokens)
         self._ageing = Ageing(math.inf if "ageing" in disabled else patience_s)
         self._stories = Stories(self._entries)
         self._num_ready = 0
         self._step_ms = TYPICAL_STEP_MS
-        self._look_again = -math.inf
 
     @property
     def num_queued(self) -> int:
@@ -101,15 +96,15 @@ class AppScheduler:
     @property
     def has_more(self) -> bool:
         """Whether a Resume should come as soon as others have had their turn."""
-        return bool(self._orphans or (self._queue and self._engines and self._look_again == -math.inf))
+        return bool(self._orphans or (self._queue and self._engines and self._placer.look_again == -math.inf))
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """What follows from `event`, in the order to carry it out. `now` never goes back."""
         actions = self._take(event, now)
         actions += self._age(now)
         self._adopt()
-        if self._queue and (now >= self._look_again or not isinstance(event, EngineLoad)):
-            actions += self._drain(now)
+        if self._queue and (now >= self._placer.look_again or not isinstance(event, EngineLoad)):
+            actions += self._placer.hand_out(now)
         return actions
 
     def story(self, task_id: int) -> tuple[str, ...]:
@@ -120,14 +115,9 @@ class AppScheduler:
         """Why a task is where it was placed last; None: nowhere, or long ago."""
         return self._stories.why(task_id)
 
-    def place_ahead(self, app: str) -> int | None:
-        """Where an application's prompts are best computed before they are complete: where its last task went, as
-        that is where the next one goes if all else is equal. None: no engine has nothing better to do."""
-        idle = [engine for engine in self._engines.values() if not engine.num_waiting]
-        last = self._apps.last_engine(app)
-        return min(
-            ((engine.id != last, len(engine.tasks), engine.id) for engine in idle), default=(0, 0, None)
-        )[2]
+    def place_ahead(self, app: str, home: int | None = None) -> int | None:
+        """See `Placer.place_ahead`."""
+        return self._placer.place_ahead(app, home)
 
     def _take(self, event: Event, now: float) -> list[Action]:
         match event:
@@ -153,7 +143,7 @@ class AppScheduler:
     def _ready(self, spec: TaskSpec, now: float) -> None:
         assert spec.task_id not in self._entries, "a task is ready once"
         if "affinity" in self._disabled:
-            spec = msgspec.structs.replace(spec, prefix_hashes=(), prefix_tokens=())
+            spec = msgspec.structs.replace(spec, prefix_hashes=(), prefix_tokens=(), ahead=None)
         app = self._apps.enter(spec.app, now)
         self._num_ready += 1
         arrival, arrived = app.arrival, max(app.arrived, now - spec.age_s - HEAD_START_S)
@@ -236,7 +226,7 @@ class AppScheduler:
     def _note_load(self, event: EngineLoad, now: float) -> None:
         engine = self._engines.get(event.engine_id)
         if engine is not None and engine.report(event.num_waiting):
-            self._look_again = now
+            self._placer.note_room(now)
 
     def _age(self, now: float) -> list[Action]:
         actions: list[Action] = []
@@ -265,55 +255,6 @@ class AppScheduler:
             entry.id, objective.urgency, self._policy.limit_ms(entry), entry.key
         )
         return [Reprioritise(entry.id, entry.engine_id, entry.key, objective)]
-
-    def _drain(self, now: float) -> list[Action]:
-        actions: list[Action] = []
-        passed, tried = 0, set[Group]()
-        while self._may_go_on(passed, len(actions)) and (entry := self._queue.at(passed)) is not None:
-            placed = self._place_next(entry, tried, now)
-            passed += not placed
-            actions += placed
-        self._look_again = now + LOOK_AGAIN_S if len(actions) < MAX_PLACED else -math.inf
-        return actions
-
-    def _may_go_on(self, passed: int, placed: int) -> bool:
-        engines = len(self._engines)
-        return engines > 0 and passed <= MAX_OFFERS // engines and placed < MAX_PLACED
-
-    def _place_next(self, entry: Entry, tried: set[Group], now: float) -> list[Action]:
-        """`entry`, alone or with its group; nothing: it is held back. `tried`: groups without room as a whole."""
-        if entry.group is not None and entry.group not in tried and len(self._engines) > 1:
-            tried.add(entry.group)
-            members = self._queue.members(entry.group)
-            choice = self._policy.for_group(members)
-            if choice.offer.fit is not Fit.NOT:
-                return [self._place(member, choice, now) for member in members]
-        choice = self._policy.for_task(entry)
-        if choice.offer.queues and self._may_hold(entry, now):
-            if not entry.story[-1].endswith("held back"):
-                entry.tell(now, f"{choice.offer.reason()}: held back")
-            return []
-        return [self._place(entry, choice, now)]
-
-    def _may_hold(self, entry: Entry, now: float) -> bool:
-        """As long as every engine has work, whose end lets this be looked at again."""
-        engines = self._engines.values()
-        return (
-            len(engines) > 1
-            and self._queue.num_tokens <= self._hold_tokens * len(engines)
-            and now - entry.since < MAX_HOLD_S
-            and all(engine.tasks and engine.is_last(entry.key) for engine in engines)
-        )
-
-    def _place(self, entry: Entry, choice: Choice, now: float) -> Dispatch:
-        self._queue.remove(entry)
-        engine, objective, key = choice.offer.engine, entry.acts_as, entry.key
-        fits = choice.offer.fit is not Fit.NOT
-        engine.place(entry.spec, objective.urgency, self._policy.limit_ms(entry), key, fits=fits)
-        entry.engine_id = self._apps[entry.spec.app].engine_id = engine.id
-        self._groups.settle(entry.group, engine.id)
-        entry.tell(now, f"placed on engine {engine.id}: {choice.why}, {choice.offer.reason()}")
-        return Dispatch(entry.id, engine.id, key, objective)
 
     def _end(self, task_id: int, now: float, how: str) -> None:
         entry = self._entries.pop(task_id, None)
@@ -349,7 +290,7 @@ class AppScheduler:
             for task_id, placement in engine.tasks.items():
                 entry = self._entries[task_id]
                 assert (placement.key, placement.limit_ms) == (entry.key, self._policy.limit_ms(entry))
-        if queued and self._engines and self._look_again != -math.inf:
+        if queued and self._engines and self._placer.look_again != -math.inf:
             assert len(self._engines) > 1, "one engine: nothing waits here"
             assert all(engine.tasks for engine in self._engines.values()), "nothing waits for an idle engine"
-            assert self._queue.num_tokens <= self._hold_tokens * len(self._engines)
+            assert self._queue.num_tokens <= self._placer.hold_tokens * len(self._engines)

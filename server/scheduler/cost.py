@@ -78,7 +78,7 @@ class Engine:
         return emptied
 
     def place(self, spec: TaskSpec, urgency: Urgency, limit_ms: float, key: Key, *, fits: bool) -> None:
-        fresh = footprint(spec) - self.residency.known(spec)
+        fresh = footprint(spec) - self._known(spec)
         before = self.residency.held
         self.residency.hold(spec)
         added = self.residency.held - before
@@ -128,11 +128,20 @@ class Engine:
             fit=fit,
             breaks=limit_ms != math.inf and total > room,
             lost=max(0, self.room(self.limit_ms, 0) - room),
-            fresh=unit.tokens_beside(self.residency.is_known),
+            fresh=unit.tokens_beside(self.residency.is_known) - self._computed_ahead(unit.specs[0]),
             ahead=self.ahead(unit.urgency),
-            known=self.residency.known(unit.specs[0]),
+            known=self._known(unit.specs[0]),
             left=room - total,
         )
+
+    def _known(self, spec: TaskSpec) -> int:
+        """Tokens of its prompt that are there, or will be when those before it have been computed."""
+        return self.residency.known(spec) + self._computed_ahead(spec)
+
+    def _computed_ahead(self, spec: TaskSpec) -> int:
+        """Tokens that were computed here for it alone, beyond what is known of its prefixes."""
+        engine_id, num_tokens = spec.ahead or (self.id, 0)
+        return max(0, num_tokens - self.residency.known(spec)) if engine_id == self.id else 0
 
     def _insert(self, placement: Placement) -> None:
         self.tasks[placement.spec.task_id] = placement

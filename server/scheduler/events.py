@@ -36,6 +36,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     expected_tokens: int | None = None
     remaining_steps: int | None = None
     age_s: float = 0.0
+    ahead: tuple[int, int] | None = None
     prefix_hashes: tuple[bytes, ...] = ()
     prefix_tokens: tuple[int, ...] = ()
     model: str = ""

@@ -1,10 +1,11 @@
 """What became of requests that only fill the cache.
 
     asked --> running --> computed (begin, end) --> used, or not: the task that it was for has run, or never will
-                |-------> given up by the engine
-                +-------> called off
+                |             ^
+                +-> called off, or given up by the engine: what it had until then
 
-Responsible for: their figures. A token counts as used when the task that it was computed for found it in the cache.
+Responsible for: their figures, and where the beginning of a prompt was computed. A token counts as used when the
+task that it was computed for found it in the cache.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from server.metrics import Metrics
 
 @dataclass(slots=True)
 class _Request:
-    """`computed`: (first, end) of the tokens that it added to the cache, once that is known."""
+    """`computed`: (first, end) of the tokens that it added to the cache, once that is known. `wanted`: it was not
+    called off."""
 
     engine_id: int
     num_tokens: int
+    wanted: bool = True
     computed: tuple[int, int] | None = None
 
 
@@ -41,13 +44,22 @@ class Warming:
         self._running[id] = _Request(engine_id, num_tokens)
 
     def where(self, id: int) -> int | None:
-        """The engine that still works on it."""
+        """The engine that still works on it, as far as is known here."""
         request = self._running.get(id)
-        return None if request is None else request.engine_id
+        return request.engine_id if request is not None and request.wanted else None
 
     def called_off(self, id: int) -> None:
-        """What was computed of it nobody knows."""
-        del self._running[id]
+        """The engine tells how far it came."""
+        self._running[id].wanted = False
+
+    def ahead(self, ids: Iterable[int]) -> tuple[int, int] | None:
+        """The engine that has, or is about to have, the most tokens of those that were asked for, and how many."""
+        requests = (self._running.get(id) or self._done.get(id) for id in ids)
+        there = [(_end(request), request.engine_id) for request in requests if request is not None]
+        if not there:
+            return None
+        num_tokens, engine_id = max(there)
+        return engine_id, num_tokens
 
     def report(self, deltas: Iterable[TokenDelta]) -> None:
         """Of a step."""
@@ -74,9 +86,12 @@ class Warming:
                 del requests[id]
 
     def _ended(self, request: _Request, delta: TokenDelta) -> None:
-        if delta.finish_reason != "stop":
+        if delta.finish_reason != "stop" and request.wanted:
             self._metrics.eager_dropped += 1
-            return
-        request.computed = (delta.cached_tokens, request.num_tokens)
-        self._metrics.eager_tokens += request.num_tokens - delta.cached_tokens
+        request.computed = (delta.cached_tokens, delta.computed_tokens)
+        self._metrics.eager_tokens += delta.computed_tokens - delta.cached_tokens
         self._done[delta.id] = request
+
+
+def _end(request: _Request) -> int:
+    return request.num_tokens if request.computed is None else request.computed[1]

@@ -1,13 +1,12 @@
 """From a submit's wire shapes to one valid event: everything is checked here, and nothing is changed.
 
-Responsible for: what a placeholder binds to (semantic_api.md), defaults, limits, and errors that name the
-field. A `Draft` collects what the submit would add, so that calls of one submit can refer to each other in
-any order.
+Responsible for: what a placeholder is (semantic_api.md), defaults, limits, and errors that name the field. A
+`Draft` collects what the submit would add, so that calls of one submit can refer to each other in any order. Leaves
+to others: which variable a placeholder is bound to (`session.bindings`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,19 +15,18 @@ import msgspec
 from engine.types import Objective
 from parrot import wire
 from server import sampling, structured
-from server.errors import ApiError, BadRequest, Conflict, NotFound, TooLarge
+from server.errors import ApiError, BadRequest, TooLarge
 from server.generation import GenerationParams
 from server.graph import objective, order, template, transform
-from server.graph.call import CallSpec, InputSpec, OutputSpec, VariableSpec
-from server.graph.dag import ID_PREFIX, CallGraph
+from server.graph.call import CallSpec, InputSpec, OutputSpec
+from server.graph.dag import CallGraph
 from server.graph.render import RenderChat, Template, from_messages, from_prompt
-from server.graph.variable import SemanticVariable
 from server.sampling import SamplingModel
+from server.session.bindings import Bindings, check_size
 from server.session.events import Asked, CallsSubmitted
 from server.session.limits import Limits
 
 DEFAULT_MAX_TOKENS = 512
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _NO_SAMPLING = wire.Sampling()
 
 Wanted = Mapping[str, wire.Criteria | None] | Sequence[str]
@@ -50,21 +48,6 @@ class Environment:
     allow_public: bool = False
 
 
-def check_name(name: str, param: str) -> None:
-    """Raises BadRequest for what cannot name a variable."""
-    if not _NAME.fullmatch(name) or name.startswith(ID_PREFIX):
-        raise BadRequest(
-            f"{name[:140]!r} cannot name a variable: 1 to 128 of A-Z a-z 0-9 _ . -, and not var_ in front.",
-            param=param,
-        )
-
-
-def check_size(value: str, limits: Limits, param: str) -> None:
-    """Raises TooLarge."""
-    if len(value) > limits.value:
-        raise TooLarge(f"A value may have at most {limits.value} characters.", param=param)
-
-
 @dataclass(slots=True)
 class Draft:
     """A submit while it is being checked. Owns what it would add; all its methods raise ApiError."""
@@ -72,27 +55,13 @@ class Draft:
     graph: CallGraph
     limits: Limits
     environment: Environment
-    variables: dict[str, VariableSpec] = field(default_factory=dict)
-    values: dict[str, VariableSpec] = field(default_factory=dict)
+    bindings: Bindings
     calls: list[CallSpec] = field(default_factory=list)
-    _names: dict[str, str] = field(default_factory=dict)
-    _produced: set[str] = field(default_factory=set)
-    _reads: dict[str, int] = field(default_factory=dict)
     _templates: dict[str, Template] = field(default_factory=dict)
     _pipelines: dict[str, int] = field(default_factory=dict)
     _transforms: int = 0
     _sampled: tuple[wire.Sampling, GenerationParams] | None = None
     _segments: int = 0
-
-    def give(self, name: str, value: str, param: str) -> None:
-        """A variable's value that comes with the submit."""
-        check_name(name, param)
-        check_size(value, self.limits, param)
-        existing = self.graph.find(name)
-        if existing is None:
-            self._new_variable(name, value)
-        elif check_assignable(existing, value, param):
-            self.values[existing.id] = VariableSpec(existing.id, value=value)
 
     def submit(self, calls: Sequence[wire.Call], model: str | None) -> None:
         if not calls:
@@ -104,16 +73,16 @@ class Draft:
 
     def event(self, wanted: Iterable[Asked]) -> CallsSubmitted:
         """What was collected, when it fits the session and makes no cycle."""
-        if len(self.graph.variables) + len(self.variables) > self.limits.variables:
+        if len(self.graph.variables) + len(self.bindings.variables) > self.limits.variables:
             raise TooLarge(f"A session may have at most {self.limits.variables} variables.", param="calls")
-        specs = (*self.variables.values(), *self.values.values())
+        specs = (*self.bindings.variables.values(), *self.bindings.values.values())
         size = sum(call.size for call in self.calls) + sum(len(spec.value or "") for spec in specs)
         if self.graph.size + size > self.limits.size:
             raise TooLarge(f"A session may hold at most {self.limits.size} characters.", param="calls")
         orders = order.place(self.calls, self.graph.variables)
         return CallsSubmitted(
-            variables=tuple(self.variables.values()),
-            values=tuple(self.values.values()),
+            variables=tuple(self.bindings.variables.values()),
+            values=tuple(self.bindings.values.values()),
             calls=tuple(self.calls),
             orders=orders.new,
             moved=orders.moved,
@@ -122,20 +91,19 @@ class Draft:
 
     def ask(self, wanted: Wanted, param: str) -> list[Asked]:
         criteria = wanted if isinstance(wanted, Mapping) else dict.fromkeys(wanted)
-        return [
-            Asked(
-                self._existing(name, f"{param}.{name}"), name, objective.parse(value, param=f"{param}.{name}")
-            )
-            for name, value in criteria.items()
-        ]
+        asked: list[Asked] = []
+        for name, value in criteria.items():
+            at = f"{param}.{name}"
+            asked.append(Asked(self.bindings.existing(name, at), name, objective.parse(value, param=at)))
+        return asked
 
     def ask_for_the_rest(self) -> list[Asked]:
         """Every output of the submit that nothing consumes."""
-        names = {id: name for name, id in self._names.items()}
+        names = {id: name for name, id in self.bindings.names.items()}
         found: list[Asked] = []
         for output in (output for call in self.calls for output in call.outputs):
-            known = self.graph.variables.get(output.variable)
-            if output.variable not in self._reads and not (known and known.consumers):
+            if not self.bindings.is_read(output.variable):
+                known = self.graph.variables.get(output.variable)
                 name = known.name if known else names.get(output.variable, output.variable)
                 found.append(Asked(output.variable, name, objective.LATENCY))
         return found
@@ -156,7 +124,7 @@ class Draft:
         given = self._placeholders(call, inputs, outputs, at) if call.placeholders else {}
         bound = [self._input(name, *given.get(name, (None, source))) for name in inputs]
         produced = [self._output(name, *given.get(name, (None, source))) for name in outputs]
-        self._count_reads(bound, source)
+        self.bindings.count_reads(bound, source)
         self.calls.append(
             CallSpec(
                 id=environment.new_id("call"),
@@ -209,7 +177,7 @@ class Draft:
 
     def _input(self, name: str, placeholder: wire.Placeholder | None, field: str) -> InputSpec:
         if placeholder is None:
-            return InputSpec(name, self._bind(name, field))
+            return InputSpec(name, self.bindings.bind(name, field))
         for unfit in ("sampling", "format"):
             if getattr(placeholder, unfit) is not None:
                 raise BadRequest(f"{name!r} is an input: {unfit} is for outputs.", param=f"{field}.{unfit}")
@@ -218,18 +186,20 @@ class Draft:
     def _source(self, placeholder: wire.Placeholder, field: str) -> str:
         """A value given in place makes a variable of its own, so that a template can be filled many times."""
         if placeholder.value is None:
-            return self._bind(placeholder.semantic_var_id or placeholder.name, f"{field}.semantic_var_id")
+            return self.bindings.bind(
+                placeholder.semantic_var_id or placeholder.name, f"{field}.semantic_var_id"
+            )
         if placeholder.semantic_var_id is not None:
             raise BadRequest("Give either value or semantic_var_id.", param=f"{field}.value")
         check_size(placeholder.value, self.limits, f"{field}.value")
-        return self._new_variable(None, placeholder.value)
+        return self.bindings.new(None, placeholder.value)
 
     def _output(self, name: str, placeholder: wire.Placeholder | None, field: str) -> OutputSpec:
         if placeholder is None:
-            return OutputSpec(name, self._bind_output(name, field), self._params(_NO_SAMPLING, field))
+            return OutputSpec(name, self.bindings.bind_output(name, field), self._params(_NO_SAMPLING, field))
         if placeholder.value is not None:
             raise BadRequest(f"{name!r} is an output: value is for inputs.", param=f"{field}.value")
-        variable = self._bind_output(placeholder.semantic_var_id or name, f"{field}.semantic_var_id")
+        variable = self.bindings.bind_output(placeholder.semantic_var_id or name, f"{field}.semantic_var_id")
         params = self._params(placeholder.sampling or _NO_SAMPLING, f"{field}.sampling")
         if placeholder.format is not None:
             grammar = structured.of_format(placeholder.format, f"{field}.format")
@@ -272,71 +242,6 @@ class Draft:
         self._transforms += self._pipelines[source]
         if self._transforms > self.limits.submit_transforms:
             raise _too_much("so many different transforms", param)
-
-    def _bind(self, ref: str, param: str) -> str:
-        """The id of the variable that `ref` means; a name that is new makes one."""
-        if (id := self._names.get(ref)) is not None:
-            return id
-        if (known := self.graph.find(ref)) is not None:
-            return known.id
-        if ref.startswith(ID_PREFIX):
-            raise NotFound(f"The session has no variable {ref[:140]!r}.", param=param)
-        check_name(ref, param)
-        return self._new_variable(ref, None)
-
-    def _bind_output(self, ref: str, param: str) -> str:
-        id = self._bind(ref, param)
-        known = self.graph.variables.get(id)
-        if id in self._produced or (known is not None and known.producer is not None):
-            raise Conflict(
-                f"The variable {ref!r} is produced by another call.", param=param, code="already_produced"
-            )
-        given = self.values.get(id) or self.variables.get(id)
-        if (known is not None and known.ended) or (given is not None and given.value is not None):
-            raise Conflict(f"The variable {ref!r} has a value already.", param=param, code="already_assigned")
-        self._produced.add(id)
-        return id
-
-    def _existing(self, ref: str, param: str) -> str:
-        known = self.graph.find(ref)
-        id = self._names.get(ref) if known is None else known.id
-        if id is None:
-            raise NotFound(f"Nothing mentions a variable {ref[:140]!r}.", param=param)
-        return id
-
-    def _new_variable(self, name: str | None, value: str | None) -> str:
-        id = self.environment.new_id("var")
-        self.variables[id] = VariableSpec(id, name, value)
-        if name is not None:
-            self._names[name] = id
-        return id
-
-    def _count_reads(self, bound: Iterable[InputSpec], param: str) -> None:
-        for id in {item.variable for item in bound}:
-            known = self.graph.variables.get(id)
-            self._reads[id] = self._reads.get(id, 0) + 1
-            if self._reads[id] + (len(known.consumers) if known else 0) > self.limits.fan_out:
-                raise BadRequest(
-                    f"A variable may be read by at most {self.limits.fan_out} calls.",
-                    param=param,
-                    code="limit_exceeded",
-                )
-
-
-def check_assignable(variable: SemanticVariable, value: str, param: str) -> bool:
-    """Whether `value` still has to be set; false when it is there already. Raises Conflict."""
-    if variable.producer is not None:
-        call = variable.producer.call.id
-        raise Conflict(
-            f"The variable {variable.name!r} is produced by {call}.", param=param, code="already_produced"
-        )
-    if variable.value == value:
-        return False
-    if variable.ended:
-        raise Conflict(
-            f"The variable {variable.name!r} has another value.", param=param, code="already_assigned"
-        )
-    return True
 
 
 def _too_much(what: str, param: str) -> BadRequest:

@@ -17,10 +17,12 @@ from parrot import wire
 from server.errors import BadRequest, Gone, NotFound, TooLarge
 from server.graph import invariants, objective
 from server.graph.call import Call, Task, VariableSpec
-from server.graph.dag import ID_PREFIX, CallGraph, Changes
+from server.graph.changes import Changes
+from server.graph.dag import ID_PREFIX, CallGraph
 from server.graph.order import Orders
 from server.graph.prefix import Kept
 from server.graph.variable import SemanticVariable
+from server.session.bindings import Bindings, check_assignable, check_name, check_size
 from server.session.events import (
     CallsCancelled,
     CallsSubmitted,
@@ -36,7 +38,7 @@ from server.session.events import (
     VariableSet,
 )
 from server.session.limits import Limits
-from server.session.plan import Draft, Environment, Wanted, check_assignable, check_name, check_size
+from server.session.plan import Draft, Environment, Wanted
 
 DEFAULT_TTL = 3600.0
 MAX_METADATA = 16
@@ -107,6 +109,15 @@ class Session:
         """Raises ApiError; then nothing of the submit is kept."""
         draft = self._draft(calls, environment, variables, None)
         return draft.event(draft.ask(get or (), "get"))
+
+    def values_with(self, event: CallsSubmitted) -> dict[str, str]:
+        """By id: of the variables that its calls read, those that have a value once it is applied."""
+        values = {spec.id: spec.value for spec in (*event.variables, *event.values) if spec.value is not None}
+        for id in {item.variable for call in event.calls for item in call.inputs}:
+            variable = self.graph.variables.get(id)
+            if variable is not None and variable.value is not None:
+                values[id] = variable.value
+        return values
 
     def plan_program(self, request: wire.ProgramRequest, environment: Environment) -> CallsSubmitted:
         """`get` absent: every output that nothing consumes, for latency. Raises ApiError."""
@@ -221,9 +232,10 @@ class Session:
         model: str | None,
     ) -> Draft:
         self.check_open()
-        draft = Draft(self.graph, self.limits, environment)
+        bindings = Bindings(self.graph, self.limits, environment.new_id)
         for name, value in (variables or {}).items():
-            draft.give(name, value, f"variables.{name[:140]}")
+            bindings.give(name, value, f"variables.{name[:140]}")
+        draft = Draft(self.graph, self.limits, environment, bindings)
         draft.submit(calls, model or self.model)
         return draft
 

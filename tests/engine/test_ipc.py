@@ -56,7 +56,7 @@ TO_ENGINE: list[ToEngine] = [
 ]
 FROM_ENGINE: list[FromEngine] = [
     Loading("weights", 0.5),
-    Ready(64, 10, 640, 8, 4096, "cpu", "bfloat16", 1 << 20),
+    Ready(64, 10, 640, 8, 512, 4096, "cpu", "bfloat16", 1 << 20),
     StepReport(
         1,
         2.5,

@@ -152,3 +152,15 @@ def test_what_was_computed_ahead_stays_before_what_nobody_spoke_of() -> None:
     engine.ask(a_context(3))
     assert engine.cached(a_context(1)) == CONTEXT
     assert engine.cached(a_context(2)) == 0
+
+
+def test_what_a_hint_said_of_blocks_that_its_user_did_without_is_believed_no_more() -> None:
+    engine = Engine(2)
+    turn = CONTEXT - BLOCK
+    foretold, came = a_context(1), (*a_context(1)[:turn], *a_context(2)[:BLOCK])
+    engine.ask(foretold)
+    engine.hint(foretold, 1000)
+    assert engine.ask(came) == turn, "the user has come, and takes another way at the last block"
+    engine.ask(a_context(3))
+    assert engine.cached(foretold) == turn, "it was used least recently"
+    assert engine.cached(came) == CONTEXT

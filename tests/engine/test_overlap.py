@@ -57,7 +57,7 @@ def runner() -> LateRunner:
 
 @pytest.fixture
 def core(runner: LateRunner) -> EngineCore:
-    return EngineCore(runner, READY, max_num_batched_tokens=256, disabled=frozenset())
+    return EngineCore(runner, READY, disabled=frozenset())
 
 
 def a_request(request_id: int, length: int = 300, **sampling: object) -> Generate:
@@ -100,7 +100,7 @@ def test_tokens_are_those_of_sequences_that_run_alone(core: EngineCore, runner: 
 
 
 def test_without_overlap_every_step_is_waited_for(runner: LateRunner) -> None:
-    core = EngineCore(runner, READY, max_num_batched_tokens=256, disabled=frozenset({"overlap"}))
+    core = EngineCore(runner, READY, disabled=frozenset({"overlap"}))
     core.take(a_request(1))
     _, _, reports = run(core)
     assert runner.deepest == 1
@@ -123,7 +123,7 @@ def test_what_runs_beyond_a_stop_is_dropped_and_not_reported(core: EngineCore, r
 
 
 def test_blocks_of_a_sequence_that_ended_are_free_one_step_later(runner: LateRunner) -> None:
-    core = EngineCore(runner, READY, max_num_batched_tokens=256, disabled=frozenset({"prefix-cache"}))
+    core = EngineCore(runner, READY, disabled=frozenset({"prefix-cache"}))
     core.take(a_stop(a_request(3, 70), after=2))
     core.take(a_request(4, 20, max_tokens=40))
     pool = core.scheduler.tables.pool

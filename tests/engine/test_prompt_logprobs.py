@@ -40,12 +40,13 @@ def core_of(runner: ModelRunner, *, budget: int = 512, disabled: frozenset[str] 
         num_blocks=runner.num_blocks - 1,
         max_model_len=runner.max_model_len,
         max_num_seqs=8,
+        max_num_batched_tokens=budget,
         vocab_size=runner.vocab_size,
         device="cpu",
         dtype="float32",
         kv_cache_bytes=runner.kv_cache_bytes,
     )
-    return EngineCore(runner, ready, budget, disabled)
+    return EngineCore(runner, ready, disabled)
 
 
 def run(core: EngineCore) -> dict[int, list[TokenDelta]]:
@@ -158,6 +159,7 @@ def test_a_prompt_of_one_token_has_none(runner: ModelRunner) -> None:
 
 def test_the_simulated_engine_gives_as_many(tmp_path: Path) -> None:
     bundled = Path(__file__).parents[2] / "models" / "parrot-tales"
-    loaded = load_simulated(EngineConfig(kind="sim", model=str(bundled)), lambda stage, fraction: None)
-    core = EngineCore(loaded.runner, loaded.ready, 64, frozenset())
+    config = EngineConfig(kind="sim", model=str(bundled), max_num_batched_tokens=64)
+    loaded = load_simulated(config, lambda stage, fraction: None)
+    core = EngineCore(loaded.runner, loaded.ready, frozenset())
     assert len(scored(core)) == len(IDS) - 1

@@ -290,6 +290,21 @@ def test_aborting_frees_blocks_at_the_next_step_boundary_and_reports_nothing() -
     assert len(engine.deltas[1]) == before
 
 
+def test_of_a_warm_that_is_called_off_it_is_told_how_far_it_came() -> None:
+    engine = Engine()
+    engine.scheduler.add(Warm(1, tuple(prompt(2000))))
+    engine.step()
+    engine.scheduler.abort(1)
+    engine.step()
+    last = engine.last(1)
+    assert (last.finish_reason, last.cached_tokens) == ("abort", 0)
+    assert 0 < last.computed_tokens < 2000
+    engine.scheduler.add(Warm(2, tuple(prompt(2000))))
+    engine.run()
+    assert engine.last(2).cached_tokens == last.computed_tokens
+    assert engine.last(2).computed_tokens == 2000
+
+
 def test_when_the_owner_of_a_block_goes_the_next_one_computes() -> None:
     engine = Engine()
     for index in range(3):

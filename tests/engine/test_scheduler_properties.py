@@ -97,7 +97,8 @@ class Scheduling(RuleBasedStateMachine):
     @rule(data=st.data())
     def abort(self, data: st.DataObject) -> None:
         request_id = data.draw(st.sampled_from(sorted(self.requests)))
-        del self.requests[request_id]
+        if isinstance(self.requests[request_id], Generate):
+            del self.requests[request_id]  # of a Warm the end is told
         self.scheduler.abort(request_id)
 
     @precondition(lambda self: self.requests)
@@ -169,6 +170,8 @@ class Scheduling(RuleBasedStateMachine):
             assert poisoned or "--" in (last.error or "")
         elif isinstance(request, Warm):
             assert last.finish_reason in ("stop", "abort")
+            assert last.cached_tokens <= last.computed_tokens <= len(request.token_ids)
+            assert last.finish_reason == "abort" or last.computed_tokens == len(request.token_ids)
             assert not tokens
         else:
             wanted, reason = expected_tokens(

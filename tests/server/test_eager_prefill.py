@@ -40,8 +40,15 @@ class Recorder:
     salts: list[tuple[Salt, ...]] = field(default_factory=list)
     cooled: set[int] = field(default_factory=set)
     settled: set[int] = field(default_factory=set)
+    homes: list[int | None] = field(default_factory=list)
 
-    def warm(self, app: str, token_ids: tuple[int, ...], salts: tuple[Salt, ...]) -> int:
+    def ahead(self, request_ids: Iterable[int]) -> tuple[int, int] | None:
+        """All is computed on engine 1."""
+        lengths = [len(self.asked[id]) for id in request_ids]
+        return (1, max(lengths)) if lengths else None
+
+    def warm(self, app: str, token_ids: tuple[int, ...], salts: tuple[Salt, ...], home: int | None) -> int:
+        self.homes.append(home)
         self.asked[len(self.asked)] = token_ids
         self.salts.append(salts)
         return len(self.asked) - 1
@@ -62,7 +69,8 @@ class Eager:
         host = SimpleNamespace(
             dispatcher=self.recorder, tokenizer=tokenizer(), max_model_len=4096, disabled=frozenset(disabled)
         )
-        self.eager = EagerPrefill(self.program.session, TENANT, cast(Host, host))
+        self.home: int | None = None
+        self.eager = EagerPrefill(self.program.session, TENANT, cast(Host, host), lambda task: self.home)
         self.submitted: dict[Task, tuple[int, ...]] = {}
 
     @property
@@ -106,14 +114,28 @@ def test_the_constants_of_a_call_are_computed_while_what_it_waits_for_runs() -> 
     eager.submit(
         "Go {{output:a}}", WORDS * 10 + "{{input:a}}{{output:b}}", WORDS * 9 + "{{input:b}}{{output:c}}"
     )
+    assert not eager.texts, "nobody knows yet where it runs"
+    eager.start("a")
     (text,) = eager.texts
     assert (WORDS * 10).startswith(text)
     assert len(text) > len(WORDS) * 9
     assert eager.recorder.salts == [(Salt(0, b"salt"),)]
-    eager.start("a")
     eager.finish("a", "done")
     assert eager.recorder.cooled == {0}, "it is submitted now"
+    eager.start("b")
     assert len(eager.texts) == 2, "and what waits for it comes next"
+
+
+def test_what_is_computed_ahead_of_a_call_stays_on_one_engine_and_the_call_is_told_which() -> None:
+    eager = Eager()
+    eager.home = 3
+    eager.submit("Go {{output:a}}", WORDS * 10 + "{{input:a}}" + WORDS * 10 + "{{input:x}}{{output:b}}")
+    eager.start("a")
+    assert eager.recorder.homes == [3], "that has the beginning from another call"
+    eager.finish("a", WORDS)
+    assert eager.recorder.homes == [3, 1], "that has computed the beginning"
+    assert eager.eager.ahead(eager.task("b")) == (1, len(eager.recorder.asked[1]))
+    assert eager.eager.ahead(eager.task("a")) is None
 
 
 def test_what_waits_for_a_client_is_computed_at_submit() -> None:
@@ -153,12 +175,14 @@ def test_switched_off_nothing_is_computed() -> None:
         eager.submit(
             "Go {{output:a}}", WORDS * 10 + "{{input:a}}{{output:b}}", WORDS * 10 + "{{input:q}}{{output:c}}"
         )
+        eager.start("a")
         assert not eager.texts
 
 
 def test_when_the_session_ends_all_is_called_off() -> None:
     eager = Eager()
     eager.submit("Go {{output:a}}", WORDS * 10 + "{{input:a}}{{output:b}}")
+    eager.start("a")
     eager.eager.closed()
     assert eager.recorder.cooled == eager.recorder.settled == {0}
 
@@ -169,6 +193,7 @@ async def test_a_long_prompt_is_encoded_on_a_thread_and_forgotten_when_its_call_
     eager.submit(
         "Go {{output:a}}", long + "{{input:a}}{{output:b}}", "Else " + long + "{{input:a}}{{output:c}}"
     )
+    eager.start("a")
     assert not eager.texts
     await jobs()
     assert len(eager.texts) == 2

@@ -107,3 +107,20 @@ def test_whatever_the_graph_nothing_is_left_when_all_has_ended(reads: list[list[
         assert all(step >= 1 for step in steps)
         predicted.forecast.ended(predicted.task(f"v{n}"))  # a second time is none
     assert predicted.forecast.remaining == 0
+
+
+def test_a_prompt_is_at_home_where_the_most_of_its_beginning_ran_last() -> None:
+    predicted = Predicted(
+        "S {{input:doc}} {{output:a}}",
+        "S {{input:a}} {{output:b}}",
+        "S {{input:doc}} and {{input:b}} {{output:c}}",
+        "Else {{input:b}} {{output:d}}",
+        variables={"doc": "text"},
+    )
+    assert predicted.forecast.home(predicted.task("c")) is None
+    predicted.forecast.ran(predicted.task("a"), 2)
+    predicted.forecast.ran(predicted.task("b"), 1)
+    assert predicted.forecast.home(predicted.task("c")) == 2, (
+        "both share its first constant, one the document too"
+    )
+    assert predicted.forecast.home(predicted.task("d")) is None

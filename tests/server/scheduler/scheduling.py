@@ -27,6 +27,7 @@ def spec(
     group_size: int = 1,
     remaining: int | None = 0,
     age_s: float = 0.0,
+    ahead: tuple[int, int] | None = None,
 ) -> TaskSpec:
     """With nothing known of what its application has left to do, unless `remaining` (steps) says so."""
     return TaskSpec(
@@ -40,6 +41,7 @@ def spec(
         group_size=group_size,
         remaining_steps=remaining,
         age_s=age_s,
+        ahead=ahead,
         prefix_hashes=tuple(prefix for prefix, _ in prefixes),
         prefix_tokens=tuple(count for _, count in prefixes),
     )

@@ -10,9 +10,7 @@ from server.scheduler.events import (
     EngineDown,
     EngineLoad,
     ObjectiveChanged,
-    TaskCancelled,
     TaskFinished,
-    TaskReady,
 )
 from tests.server.scheduler.scheduling import PATIENT, URGENT, Prefixes, Scheduler, places, spec
 
@@ -197,64 +195,3 @@ def test_tasks_that_wait_with_the_same_prefix_go_where_all_of_them_have_room() -
     scheduler.now = 0.5
     assert places(scheduler(TaskFinished(91))) == [(n, 1) for n in range(4)]
     assert "with room for 3 queued that share its prefix" in scheduler.why(0)
-
-
-def full(hold_tokens: int = 300) -> Scheduler:
-    """Two engines that have no room, and on which a patient task waits already."""
-    scheduler = Scheduler(500, 500, hold_tokens=hold_tokens)
-    for engine in (0, 1):
-        scheduler.ready(spec(engine, "first", objective=PATIENT, tokens=490))
-        scheduler(EngineLoad(engine, 1, 1, 0))
-    return scheduler
-
-
-def test_what_no_engine_could_start_is_held_back_until_one_can() -> None:
-    scheduler = full()
-    scheduler.queue(spec(10, "second", objective=PATIENT))
-    assert places(scheduler(EngineLoad(1, 1, 0, 0))) == [(10, 1)]
-    scheduler = full()
-    scheduler.queue(spec(10, "second", objective=PATIENT))
-    assert places(scheduler(TaskFinished(0))) == [(10, 0)]
-
-
-def test_what_would_not_be_last_in_an_engines_queue_is_not_held_back() -> None:
-    scheduler = full()
-    scheduler.queue(spec(10, "second", objective=PATIENT))
-    assert scheduler.ready(spec(11, "third")).task_id == 11
-    assert scheduler.ready(spec(12, "first", objective=PATIENT, order=-1)).task_id == 12
-
-
-def test_no_more_is_held_back_than_a_step_takes() -> None:
-    scheduler = full(hold_tokens=100)
-    scheduler.queue(spec(10, "b", objective=PATIENT), spec(11, "c", objective=PATIENT))
-    assert [task for task, _ in places(scheduler(TaskReady(spec(12, "d", objective=PATIENT))))] == [10]
-
-
-def test_nothing_is_held_back_for_long() -> None:
-    scheduler = full()
-    scheduler.queue(spec(10, "second", objective=PATIENT))
-    scheduler.now = 0.9
-    assert scheduler(EngineLoad(0, 1, 1, 0)) == []
-    scheduler.now = 1.1
-    assert [task for task, _ in places(scheduler(EngineLoad(0, 1, 1, 0)))] == [10]
-
-
-@pytest.mark.parametrize(
-    "scheduler", [full(0), Scheduler(100, hold_tokens=10_000)], ids=["by default", "one engine"]
-)
-def test_nothing_is_held_back(scheduler: Scheduler) -> None:
-    for number in range(10, 14):
-        scheduler.ready(spec(number, objective=PATIENT))
-
-
-def test_what_is_held_back_can_be_cancelled_and_gets_urgent() -> None:
-    scheduler = full()
-    scheduler.queue(spec(10, "b", objective=PATIENT), spec(11, "b", objective=PATIENT))
-    assert scheduler(TaskCancelled(10)) == []
-    assert [task for task, _ in places(scheduler(ObjectiveChanged(11, URGENT)))] == [11]
-
-
-def test_the_last_engine_takes_what_was_held_back() -> None:
-    scheduler = full()
-    scheduler.queue(spec(10, "b", objective=PATIENT))
-    assert sorted(places(scheduler(EngineDown(0)))) == [(0, 1), (10, 1)]

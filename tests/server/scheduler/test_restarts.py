@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from server.scheduler.restarts import MAX_DELAY_S, MAX_FAILURES, STEADY_S, Restarts
 from server.scheduler.watchdog import Watchdog
@@ -63,3 +64,16 @@ async def test_a_watchdog_that_is_fed_or_has_nothing_to_guard_is_quiet() -> None
     assert loop.time() - begun >= 0.09
     idle.stop()
     fed.stop()
+
+
+async def test_a_watchdog_reads_what_has_come_during_a_stall_of_its_own_process() -> None:
+    loop = asyncio.get_running_loop()
+    barked: asyncio.Future[float] = loop.create_future()
+    watchdog = Watchdog(0.02, lambda: True, barked.set_result)
+    watchdog.work_given()
+    time.sleep(0.05)  # noqa: ASYNC251 - the stall
+    fed = loop.time()
+    loop.call_later(0, watchdog.fed)  # the report that lay in the socket
+    await asyncio.wait_for(barked, 5)
+    assert loop.time() - fed >= 0.02
+    watchdog.stop()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.types import Objective, Urgency
-from server.scheduler.app_scheduler import FEATURES, MAX_HOLD_S, AppScheduler
+from server.scheduler.app_scheduler import FEATURES, AppScheduler
 from server.scheduler.calibration import StepModel
 from server.scheduler.entry import HEAD_START_S, PATIENCE_S
 from server.scheduler.events import (
@@ -30,6 +30,7 @@ from server.scheduler.events import (
     TaskSpec,
     TaskStarted,
 )
+from server.scheduler.placer import MAX_HOLD_S
 from tests.server.scheduler.scheduling import PATIENT, URGENT, spec
 
 CAPACITY = 1000
@@ -200,7 +201,7 @@ def test_no_patient_task_starves_under_urgent_load(history: list[Command]) -> No
     for event, now in events(history):
         world.handle(event, now)
     world.handle(EngineUp(0, CAPACITY), now)
-    now += PATIENCE_S
+    now += PATIENCE_S + 0.001  # rounding
     for number in range(len(world.alive)):
         world.handle(TaskReady(spec(100 + number, f"chat{number}")), now)
         ages = [task for task in world.alive if "waited long" in " ".join(world.pure.story(task))]
