@@ -26,15 +26,15 @@ CHUNK = 512
 HELD_OUT_SEED = 1_000_003
 
 _ABOUT_TEXT: tuple[tuple[float, Callable[[Random, Tale], Task | None]], ...] = (
-    (40.0, skills.answer_question),
+    (36.0, skills.answer_question),
     (3.0, skills.question_summary),
-    (13.0, skills.summarise),
-    (5.0, skills.list_names),
-    (4.0, skills.list_places),
-    (8.0, skills.extract_json),
-    (4.0, skills.give_title),
-    (9.0, skills.check_claim),
-    (4.0, rewrites.review),
+    (10.0, skills.summarise),
+    (9.0, skills.list_names),
+    (6.0, skills.list_places),
+    (9.0, skills.extract_json),
+    (3.0, skills.give_title),
+    (14.0, skills.check_claim),
+    (5.0, rewrites.review),
 )
 _REWRITES = (
     rewrites.rewrite_name,
@@ -55,14 +55,14 @@ def examples(seed: int, chunk: int, limit: int) -> Iterator[Example]:
 def draw_example(rng: Random, limit: int) -> Example:
     kinds: tuple[tuple[float, Callable[[Random, int], Example]], ...] = (
         (50.0, _about_text),
-        (7.0, _rewriting),
+        (28.0, _rewriting),
         (8.0, _summaries),
-        (14.0, _story),
+        (9.0, _story),
         (5.0, _continuing),
-        (5.0, _translating),
+        (4.0, _translating),
         (5.0, _talking),
-        (5.0, _out_of_world),
-        (30.0, _repeating),
+        (4.0, _out_of_world),
+        (9.0, _repeating),
     )
     draw = rng.choices([kind for _, kind in kinds], [weight for weight, _ in kinds])[0]
     return draw(rng, limit)
@@ -132,7 +132,7 @@ def _translating(rng: Random, limit: int) -> Example:
 
 
 def _repeating(rng: Random, limit: int) -> Example:
-    return _in_some_form(rng, skills.repeat(rng))
+    return _in_some_form(rng, skills.repeat(rng, limit))
 
 
 def _talking(rng: Random, limit: int) -> Example:

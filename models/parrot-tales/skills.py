@@ -36,7 +36,7 @@ class Task:
 
 def answer_question(rng: Random, tale: Tale) -> Task | None:
     questions = tale.askable()
-    if rng.random() < 0.15:
+    if rng.random() < 0.25:
         return Task("unknown", _unanswerable(rng, tale).text, UNKNOWN, tale.text)
     if not questions:
         return None
@@ -251,9 +251,13 @@ def check_claim(rng: Random, tale: Tale) -> Task | None:
     return Task("claim", wording, "That is right." if right else f"No. {claim.true}", tale.text, "Answer")
 
 
-def repeat(rng: Random) -> Task:
-    """Words in no order, to be said again: nothing but copying helps, so it is what copying is learnt from."""
-    said = " ".join(_any_word(rng) for _ in range(rng.randint(3, 24)))
+def repeat(rng: Random, limit: int) -> Task:
+    """A text to be said again. Of words in no order, where nothing but copying helps: copying is learnt from
+    it. Or a text of the world, where the same names come again and the place in the text must be kept."""
+    if rng.random() < 0.5:
+        said = " ".join(_any_word(rng) for _ in range(rng.randint(3, 24)))
+    else:
+        said = documents.draw_text(rng, min(limit, 10)).text
     wording = rng.choice(("Repeat the text.", "Say it again.", "Repeat the words.", "Copy the text."))
     return Task("repeat", wording, said, said, rng.choice(("Text", "Copy", "Again")))
 
