@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from server.app import run
-from server.config import ConfigError, parse_config
+from server.config import ConfigError
+from server.flags import parse_config
 
 
 def main(argv: list[str]) -> int:

@@ -42,7 +42,7 @@ from engine.runner.simulated import load_runner as load_simulated
 from engine.step_model import Load, load_of
 from engine.types import Loading, Objective, SamplingParams, Shutdown, StepReport, ToEngine
 from parrot import wire
-from server.config import parse_config
+from server.flags import parse_config
 from server.generation import GenerationParams
 from server.service import Service
 from server.tenant import ANONYMOUS

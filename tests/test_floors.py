@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("server", "engine", "ops", "compat", "parrot", "bench", "run_server")
 
 ALLOWED = {
-    "run_server": ("server.app", "server.config"),
+    "run_server": ("server.app", "server.config", "server.flags"),
     "server": ("server", "compat", "parrot.wire", "engine.types", "engine.config", "engine.client"),
     "compat": ("compat", "engine.types"),
     "engine": ("engine",),
@@ -40,7 +40,7 @@ INSIDE_SERVER = (  # each may import those before it, and itself
         "server.subscription",
     ),
     ("server.http",),
-    ("server.app",),
+    ("server.app", "server.flags"),
 )
 
 

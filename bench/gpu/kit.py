@@ -198,17 +198,34 @@ def _worker(command: Sequence[str], cuda: bool) -> Iterator[tuple[subprocess.Pop
     if not cuda:
         environment["TRITON_INTERPRET"] = "1"  # read when kernels are declared
         environment["OMP_NUM_THREADS"] = "1"  # tiny shapes gain nothing from more
-    process = subprocess.Popen(
-        [*command, "--fd", str(write)], cwd=ROOT, env=environment, pass_fds=(write,), process_group=0
-    )
-    os.close(write)
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with _deferred(signal.SIGINT, signal.SIGTERM):
+            process = subprocess.Popen(
+                [*command, "--fd", str(write)], cwd=ROOT, env=environment, pass_fds=(write,), process_group=0
+            )
+        os.close(write)
         yield process, read
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         os.close(read)
+
+
+@contextmanager
+def _deferred(*signals: signal.Signals) -> Iterator[None]:
+    """They are heard at the end, so that no process is started and forgotten."""
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for arrived in came:
+        signal.raise_signal(arrived)
 
 
 if __name__ == "__main__":

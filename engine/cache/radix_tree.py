@@ -176,7 +176,8 @@ class RadixTree:
         use = self._clock + next_use
         if node.rank != WANTED or use < node.next_use:
             node.rank, node.next_use, node.beyond = WANTED, use, beyond
-            heapq.heappush(self._due, (use + next_use, node.block, node))
+            self._tickets += 1
+            heapq.heappush(self._due, (use + next_use, self._tickets, node))
 
     def _disbelieve_beyond(self, met: Node) -> None:
         node = met.beyond

@@ -4,7 +4,8 @@ import pytest
 
 from bench.modes import ENGINE, MODES, NONE, OURS, PARROT, RADIX
 from bench.workloads.ablation import TRIALS
-from server.config import FEATURES, parse_config
+from server.config import FEATURES
+from server.flags import parse_config
 
 
 def test_every_mode_starts_a_server() -> None:

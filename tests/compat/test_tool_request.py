@@ -11,7 +11,8 @@ import pytest
 from compat.openai.chat import ChatRequest
 from compat.openai.tools import request as tools
 from compat.openai.tools.parsers import PARSERS, Format, Listed, Marked
-from server.config import ToolCallParser, parse_config
+from server.config import ToolCallParser
+from server.flags import parse_config
 
 HERMES = "{% if tools %}<tool_call>{% endif %}"
 

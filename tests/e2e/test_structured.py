@@ -146,7 +146,7 @@ def test_a_variable_s_format_is_kept(api: Api) -> None:
             {"name": "count", "format": {"type": "regex", "regex": "[1-9]"}},
         ],
     }
-    answer = api("POST", "/v1/programs?wait=30", {"calls": [call], "get": {"kind": None, "count": None}})
+    answer = api("POST", "/v1/programs", {"calls": [call], "get": {"kind": None, "count": None}, "wait": 30})
     assert answer.status == 200, answer.body
     assert answer.body["values"]["kind"] in ("yes", "no")
     assert answer.body["values"]["count"] in "123456789"

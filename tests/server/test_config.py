@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from server.config import FEATURES, ConfigError, parse_config
+from server.config import FEATURES, ConfigError
+from server.flags import parse_config
 from server.scheduler import app_scheduler
 
 

@@ -183,6 +183,14 @@ def test_a_hint_that_does_not_come_true_is_forgotten(tables: BlockTables) -> Non
     assert (cached(tables, [1] * 4), cached(tables, [2] * 4)) == (0, 4)
 
 
+def test_a_block_that_was_evicted_and_taken_again_may_be_hinted_in_the_same_step() -> None:
+    tables = BlockTables(2, SIZE, caching=True)
+    for tokens in ([1, 2], [3, 4]):
+        cache(tables, tokens)
+        tables.tree.hint(tokens, (), 3)
+    assert (cached(tables, [1, 2]), cached(tables, [3, 4])) == (0, 2)
+
+
 def test_releasing_a_branch_leaves_what_others_extend(tables: BlockTables) -> None:
     stem, one, other = [1] * 4, [2] * 4, [3] * 4
     cache(tables, stem + one)
