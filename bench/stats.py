@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,11 +57,18 @@ def percentile(samples: Sequence[float], share: float) -> float:
 
 
 def write_json(name: str, result: object) -> Path:
-    """Every raw sample, with date and commit, under bench/out."""
+    """Every raw sample, with date, commit and command, under bench/out."""
     RESULTS.mkdir(exist_ok=True)
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
-    path = RESULTS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.write_text(json.dumps({"commit": commit.stdout.strip(), "result": result}, indent=1))
+    now = time.localtime()
+    document = {
+        "date": time.strftime("%Y-%m-%d %H:%M:%S", now),
+        "commit": commit.stdout.strip(),
+        "command": shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
+        "result": result,
+    }
+    path = RESULTS / f"{name}-{time.strftime('%Y%m%d-%H%M%S', now)}.json"
+    path.write_text(json.dumps(document, indent=1))
     return path

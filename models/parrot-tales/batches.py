@@ -18,25 +18,30 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 LONGEST = 1024
-PROMPT_WEIGHT = 0.5
+PROMPT_WEIGHT = 0.2
 PROMPT_SHARE = 0.15
+SHORT_ANSWER = 6  # tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`ids` [B, T]; `places` [N] index the flat positions whose next token is learnt, with `weights`."""
+    """`ids` [B, T]; `places` [N] index the flat positions whose next token is learnt, with `weights`; `answers`
+    [N] says which of them are of answers."""
 
     ids: Tensor
     places: Tensor
     targets: Tensor
     weights: Tensor
+    answers: Tensor
     tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
+    """`weights`: of each token, 0 outside of answers."""
+
     ids: list[int]
-    is_answer: list[bool]
+    weights: list[float]
 
 
 def encode(tokenizer: Tokenizer, stream: Iterable[Example]) -> list[Encoded]:
@@ -47,14 +52,20 @@ def encode(tokenizer: Tokenizer, stream: Iterable[Example]) -> list[Encoded]:
     encoded = []
     for pieces in documents:
         ids: list[int] = []
-        is_answer: list[bool] = []
+        weights: list[float] = []
         for piece in pieces:
             part = next(tokens).ids
             ids += part
-            is_answer += [piece.is_answer] * len(part)
+            weights += [_answer_weight(len(part)) if piece.is_answer else 0.0] * len(part)
         if len(ids) <= LONGEST:
-            encoded.append(Encoded(ids, is_answer))
+            encoded.append(Encoded(ids, weights))
     return encoded
+
+
+def _answer_weight(length: int) -> float:
+    """A long answer counts for more than a short one, but not by its length: most of its tokens are copied with
+    ease, and those of "The text does not tell." decide something."""
+    return float((SHORT_ANSWER / max(length, SHORT_ANSWER)) ** 0.5)
 
 
 def chunk_batches(tokenizer: Tokenizer, seed: int, chunk: int, limit: int, size: int) -> list[Batch]:
@@ -78,15 +89,16 @@ def _batch(rng: Random, group: list[Encoded]) -> Batch:
     places: list[int] = []
     targets: list[int] = []
     weights: list[float] = []
+    answers: list[bool] = []
     for row, document in enumerate(group):
         ids[row, : len(document.ids)] = torch.tensor(document.ids)
-        for position, (token, is_answer) in enumerate(
-            zip(document.ids[1:], document.is_answer[1:], strict=True)
-        ):
+        for position, (token, weight) in enumerate(zip(document.ids[1:], document.weights[1:], strict=True)):
             # Of the prompt only a share is learnt: its words are drawn at random and teach little.
-            if is_answer or rng.random() < PROMPT_SHARE:
+            if weight or rng.random() < PROMPT_SHARE:
                 places.append(row * width + position)
                 targets.append(token)
-                weights.append(1.0 if is_answer else PROMPT_WEIGHT)
+                weights.append(weight or PROMPT_WEIGHT)
+                answers.append(weight > 0)
     tokens = sum(len(document.ids) for document in group)
-    return Batch(ids, torch.tensor(places), torch.tensor(targets), torch.tensor(weights), tokens)
+    learnt = (torch.tensor(places), torch.tensor(targets), torch.tensor(weights), torch.tensor(answers))
+    return Batch(ids, *learnt, tokens)

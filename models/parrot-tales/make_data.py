@@ -26,15 +26,15 @@ CHUNK = 512
 HELD_OUT_SEED = 1_000_003
 
 _ABOUT_TEXT: tuple[tuple[float, Callable[[Random, Tale], Task | None]], ...] = (
-    (36.0, skills.answer_question),
+    (44.0, skills.answer_question),
     (3.0, skills.question_summary),
     (10.0, skills.summarise),
     (9.0, skills.list_names),
     (6.0, skills.list_places),
     (9.0, skills.extract_json),
     (3.0, skills.give_title),
-    (14.0, skills.check_claim),
-    (5.0, rewrites.review),
+    (12.0, skills.check_claim),
+    (7.0, rewrites.review),
 )
 _REWRITES = (
     rewrites.rewrite_name,
@@ -54,15 +54,15 @@ def examples(seed: int, chunk: int, limit: int) -> Iterator[Example]:
 
 def draw_example(rng: Random, limit: int) -> Example:
     kinds: tuple[tuple[float, Callable[[Random, int], Example]], ...] = (
-        (50.0, _about_text),
-        (28.0, _rewriting),
+        (60.0, _about_text),
+        (22.0, _rewriting),
         (8.0, _summaries),
         (9.0, _story),
         (5.0, _continuing),
         (4.0, _translating),
         (5.0, _talking),
         (4.0, _out_of_world),
-        (9.0, _repeating),
+        (6.0, _repeating),
     )
     draw = rng.choices([kind for _, kind in kinds], [weight for weight, _ in kinds])[0]
     return draw(rng, limit)

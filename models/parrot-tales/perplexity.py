@@ -45,6 +45,6 @@ def perplexity(folder: Path, limit: int, chunks: int = 1) -> float:
 
 
 def _answer_losses(decoder: Decoder, batch: Batch) -> torch.Tensor:
-    answers = batch.weights == 1.0
+    answers = batch.answers
     states = decoder(batch.ids).flatten(0, 1)[batch.places[answers]]
     return F.cross_entropy(decoder.logits(states), batch.targets[answers], reduction="none")

@@ -125,14 +125,13 @@ class Run:
         return int(min(self.args.limit, 4 + grown))
 
     def learn(self, batches: list[Batch]) -> tuple[float, float]:
-        """One step over some batches. Returns the mean loss of the answers and the share of right tokens."""
+        """One step over some batches. Returns the answers' mean weighted loss and their share of right tokens."""
         weight = sum(float(batch.weights.sum()) for batch in batches)
         total = right = answers = 0.0
         for batch in batches:
             loss, hit, count = self._loss(batch)
             (loss.sum() / weight).backward()  # type: ignore[no-untyped-call]
-            chosen = batch.weights == 1.0
-            total += float(loss.detach()[chosen].sum())
+            total += float(loss.detach()[batch.answers].sum())
             right += hit
             answers += count
         rate = self.rate()
@@ -153,9 +152,8 @@ class Run:
             states = self.hidden(batch.ids.to(device)).flatten(0, 1)[places]
             scores = self.model.logits(states)
         loss = F.cross_entropy(scores.float(), targets, reduction="none") * weights
-        chosen = weights == 1.0
-        hit = float((scores.detach().argmax(-1) == targets)[chosen].sum())
-        return loss, hit, float(chosen.sum())
+        hit = (scores.detach().argmax(-1) == targets)[batch.answers.to(device)]
+        return loss, float(hit.sum()), float(hit.numel())
 
     def steps(self) -> Iterator[tuple[float, float]]:
         """Learn chunk after chunk until the tokens are used up; saves at chunk borders."""
