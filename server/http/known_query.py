@@ -19,7 +19,9 @@ def knowing_their_query(routes: Sequence[web.RouteDef], table: Sequence[Operatio
     """The same routes, whose handlers see no parameter but those of `table`. KeyError: a route is not there."""
     known = {(row.method, row.path): frozenset(query.name for query in row.query) for row in table}
     return [
-        web.route(route.method, route.path, _strict(route.handler, known[route.method, route.path]))
+        web.RouteDef(
+            route.method, route.path, _strict(route.handler, known[route.method, route.path]), route.kwargs
+        )
         for route in routes
     ]
 

@@ -50,7 +50,7 @@ def install(app: web.Application, live: LiveRequests) -> None:
     app.add_routes(
         [
             web.post("/v1/responses", handlers.create),
-            web.get("/v1/responses/{id}", handlers.retrieve),
+            web.get("/v1/responses/{id}", handlers.retrieve, allow_head=False),
             web.delete("/v1/responses/{id}", handlers.delete),
             web.post("/v1/responses/{id}/cancel", handlers.cancel),
             web.get("/v1/responses/{id}/input_items", handlers.input_items),

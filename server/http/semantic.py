@@ -35,10 +35,11 @@ _STATUS = {None: HTTPStatus.OK, "done": HTTPStatus.OK, "running": HTTPStatus.ACC
 
 
 def routes() -> list[web.RouteDef]:
+    """What may be streamed has no HEAD: there is nothing to say of a stream without sending it."""
     session = "/v1/sessions/{session}"
     routes = [
         web.post("/v1/programs", create_program),
-        web.get("/v1/programs/{program}", look_at_program),
+        web.get("/v1/programs/{program}", look_at_program, allow_head=False),
         web.delete("/v1/programs/{program}", cancel_program),
         web.post("/v1/sessions", create_session),
         web.get("/v1/sessions", list_sessions),
@@ -49,7 +50,7 @@ def routes() -> list[web.RouteDef]:
         web.delete(session + "/calls/{call}", cancel_call),
         web.get(session + "/variables", list_variables),
         web.put(session + "/variables/{ref}", set_variable),
-        web.get(session + "/variables/{ref}", get_variable),
+        web.get(session + "/variables/{ref}", get_variable, allow_head=False),
         web.post(session + "/get", get_many),
         web.get(session + "/graph", get_graph),
         web.get(session + "/trace", get_trace),

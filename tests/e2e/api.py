@@ -39,7 +39,8 @@ class Api:
         with self._exchange(method, path, body, headers) as response:
             content_type = response.getheader("Content-Type") or ""
             data = response.read()
-            decoded = json.loads(data) if content_type.startswith("application/json") else data.decode()
+            is_json = data and content_type.startswith("application/json")
+            decoded = json.loads(data) if is_json else data.decode()
             return Answer(response.status, decoded, content_type)
 
     def session(self) -> str:

@@ -509,6 +509,13 @@ def test_a_query_that_cannot_be_honoured_is_refused_by_name(api: Api, query: str
     assert (answer.status, answer.body["error"]["param"]) == (400, query.split("=")[0])
 
 
+def test_what_may_be_streamed_has_no_head(api: Api) -> None:
+    session = api.session()
+    api("PUT", f"{session}/variables/x", {"value": "one"})
+    assert api("HEAD", f"{session}/variables/x?stream=true").status == 405
+    assert api("HEAD", session).status == 200
+
+
 def test_limits_may_stand_in_a_query(api: Api) -> None:
     session = api.session()
     api("POST", f"{session}/calls", CHAIN[0])
