@@ -77,8 +77,8 @@ def test_reasoning_is_streamed_and_the_openai_package_reads_it(thinker: str) -> 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"reasoning_effort": "none"},
-        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"reasoning_effort": "none", "ignore_eos": True},
+        {"chat_template_kwargs": {"enable_thinking": False}, "ignore_eos": True},
         {"response_format": {"type": "json_object"}, "max_tokens": 40},
         {"tools": [{"function": {"name": "f"}}], "tool_choice": "required", "max_tokens": 200},
     ],
@@ -89,7 +89,7 @@ def test_who_is_told_not_to_think_or_is_bound_to_a_format_answers_at_once(
 ) -> None:
     message = ask(thinker, **fields).json()["choices"][0]["message"]
     assert "reasoning" not in message
-    assert message["content"] or message["tool_calls"]
+    assert message["content"] or message.get("tool_calls")
 
 
 def test_reasoning_of_earlier_turns_may_come_back(thinker: str) -> None:
