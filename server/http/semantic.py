@@ -292,7 +292,7 @@ def _variable(info: wire.VariableInfo) -> web.Response:
 
 
 def _list(data: list[wire.SessionInfo] | list[wire.VariableInfo]) -> web.Response:
-    return _json({"object": "list", "data": data})
+    return _json(wire.ListAnswer(data=data))
 
 
 def _json(body: Any, status: int = HTTPStatus.OK) -> web.Response:

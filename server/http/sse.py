@@ -118,9 +118,6 @@ class Stream:
         if not self.flows:  # a timer for each token would be dear
             await self._patiently(writer.drain())
 
-    async def write_event(self, data: bytes, event: str | None = None) -> None:
-        await self.write(frame(data, event))
-
     async def done(self) -> None:
         if not self._done:
             self._done = True

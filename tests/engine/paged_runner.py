@@ -12,9 +12,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.batch import CHUNK, SampledToken, SampledTokens, ScheduledBatch, ScheduledSequence
-from engine.types import SamplingParams
+from engine.types import Ready, SamplingParams
 
 Cell = tuple[int, int, int]
+
+READY = Ready(
+    block_size=64,
+    num_blocks=32,
+    max_model_len=2048,
+    max_num_seqs=8,
+    max_num_batched_tokens=256,
+    vocab_size=100,
+    device="test",
+    dtype="none",
+    kv_cache_bytes=32 * 64 * 10,
+)
+"""Of an engine around a PagedRunner."""
 
 
 @dataclass(slots=True)

@@ -13,25 +13,12 @@ from engine.types import (
     Generate,
     Hint,
     Objective,
-    Ready,
     Reprioritise,
     SamplingParams,
     StepReport,
     Warm,
 )
-from tests.engine.paged_runner import PagedRunner
-
-READY = Ready(
-    block_size=64,
-    num_blocks=32,
-    max_model_len=2048,
-    max_num_seqs=8,
-    max_num_batched_tokens=256,
-    vocab_size=100,
-    device="test",
-    dtype="none",
-    kv_cache_bytes=32 * 64 * 10,
-)
+from tests.engine.paged_runner import READY, PagedRunner
 
 
 class BreakableRunner(PagedRunner):

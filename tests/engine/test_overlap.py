@@ -10,8 +10,7 @@ import pytest
 from engine.batch import DeviceLost, SampledTokens, ScheduledBatch
 from engine.core import EngineCore
 from engine.types import Abort, Generate, SamplingParams, StepReport
-from tests.engine.paged_runner import PagedRunner, expected_tokens
-from tests.engine.test_core import READY
+from tests.engine.paged_runner import READY, PagedRunner, expected_tokens
 
 VOCAB = 100
 

@@ -12,20 +12,9 @@ import pytest
 from engine.batch import Launched, SampledTokens, ScheduledBatch
 from engine.core import EngineCore
 from engine.runner.injection import Fault, faulty
-from engine.types import Generate, Ready, SamplingParams
-from tests.engine.paged_runner import PagedRunner, expected_tokens
+from engine.types import Generate, SamplingParams
+from tests.engine.paged_runner import READY, PagedRunner, expected_tokens
 
-READY = Ready(
-    block_size=64,
-    num_blocks=32,
-    max_model_len=2048,
-    max_num_seqs=8,
-    max_num_batched_tokens=512,
-    vocab_size=100,
-    device="test",
-    dtype="none",
-    kv_cache_bytes=32 * 64 * 10,
-)
 COUNT = 4
 
 

@@ -12,7 +12,7 @@ from tests.server.http.serving import serving
 
 async def counting(request: web.Request) -> web.StreamResponse:
     async with Stream(request) as stream:
-        await stream.write_event(b'{"n":1}', "count")
+        await stream.write(frame(b'{"n":1}', "count"))
         await stream.write(frame(b'{"n":2}') + frame(b'{"n":3}'))
     return stream.response
 
@@ -25,14 +25,14 @@ async def failing_early(request: web.Request) -> web.StreamResponse:
 
 async def failing_late(request: web.Request) -> web.StreamResponse:
     async with Stream(request) as stream:
-        await stream.write_event(b"{}")
+        await stream.write(frame(b"{}"))
         raise EngineFailed("The engine died.")
     return stream.response
 
 
 async def bug(request: web.Request) -> web.StreamResponse:
     async with Stream(request) as stream:
-        await stream.write_event(b"{}")
+        await stream.write(frame(b"{}"))
         raise RuntimeError("secret")
     return stream.response
 
@@ -43,7 +43,7 @@ TYPED = Ending(b"", lambda status, info: frame(b'{"m":"%b"}' % info.message.enco
 async def typed(request: web.Request) -> web.StreamResponse:
     async with Stream(request, TYPED) as stream:
         if "empty" not in request.query:
-            await stream.write_event(b"{}", "begun")
+            await stream.write(frame(b"{}", "begun"))
         if "fail" in request.query:
             raise EngineFailed("The engine died.")
     return stream.response
@@ -103,7 +103,7 @@ async def test_a_client_that_leaves_ends_the_handler() -> None:
     async def endless(request: web.Request) -> web.StreamResponse:
         try:
             async with Stream(request) as stream:
-                await stream.write_event(b"{}")
+                await stream.write(frame(b"{}"))
                 await asyncio.Event().wait()
         finally:
             left.set()
@@ -131,9 +131,9 @@ async def test_writing_to_a_client_that_has_left_leaves_the_body_quietly() -> No
 
     async def write(request: web.Request) -> web.StreamResponse:
         async with Stream(request) as stream:
-            await stream.write_event(b"{}")
+            await stream.write(frame(b"{}"))
             await gone.wait()
-            await stream.write_event(b"{}")
+            await stream.write(frame(b"{}"))
             raise AssertionError("the write succeeded")
         ended.set_result(stream.response)
         return stream.response
@@ -153,7 +153,7 @@ async def test_a_stream_flows_until_its_client_does_not_read_and_one_that_never_
         async with Stream(request) as stream:
             early = stream.flows
             assert not early, "its headers are not written"
-            await stream.write_event(b"{}")
+            await stream.write(frame(b"{}"))
             while stream.flows:
                 stream.send(b"x" * 8192)
                 sent += 1
@@ -183,7 +183,7 @@ async def test_an_old_client_s_stream_has_no_chunks() -> None:
 async def test_events_of_nothing_do_not_end_a_stream() -> None:
     async def silent(request: web.Request) -> web.StreamResponse:
         async with Stream(request) as stream:
-            await stream.write_event(b"1")
+            await stream.write(frame(b"1"))
             stream.send(data_frames([]))
             stream.send(data_frames([b"2", b"3"]))
         return stream.response
