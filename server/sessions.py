@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -105,8 +106,16 @@ class Sessions:
     ) -> Applied:
         """What a submit of these applies to values that are there, when that is much: on a thread. Nothing where
         the submit would be refused, which it says itself."""
-        if not any(placeholder.transforms for call in calls for placeholder in call.placeholders or ()):
+        placeholders = [placeholder for call in calls for placeholder in call.placeholders or ()]
+        pipelines = sum(bool(placeholder.transforms) for placeholder in placeholders)
+        if not pipelines:
             return {}
+        if not session_id:  # it has no other values, so that most programs need not be planned twice
+            texts = chain(
+                (variables or {}).values(), (placeholder.value or "" for placeholder in placeholders)
+            )
+            if pipelines * max(map(len, texts), default=0) <= MUCH:
+                return {}
         try:
             session = (
                 self._runner(tenant, session_id).session
