@@ -82,14 +82,17 @@ class ScheduledSequence:
 @dataclass(frozen=True, slots=True)
 class ScheduledBatch:
     """`block_tables` maps a slot to all its physical blocks, logical order; only slots whose table changed
-    since the last step are in it. `num_generated` of a sampled row is derived by the runner from the slot."""
+    since the last step are in it. `num_generated` of a sampled row is derived by the runner from the slot.
+
+    copies: (source block, target block, tokens), made before the step, one after the other, and whatever becomes of
+    the step: a move of cached blocks is not known to its sequences."""
 
     step_id: int
     sequences: tuple[ScheduledSequence, ...]
     plan: AttentionPlan
     installs: tuple[SlotInstall, ...] = ()
     block_tables: dict[int, tuple[int, ...]] | None = None
-    copies: tuple[tuple[int, int, int], ...] = ()  # (source block, target block, tokens): before the step
+    copies: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from engine.batch import DeviceLost, Launched, OverlappingRunner, Runner, SampledTokens, ScheduledBatch
+from engine.batch import CHUNK, DeviceLost, Launched, OverlappingRunner, Runner, SampledTokens, ScheduledBatch
 from engine.limits import Limits
 from engine.scheduler import BatchScheduler
 from engine.types import Abort, Generate, Hint, Ready, Reprioritise, StepReport, TokenDelta, Warm
@@ -56,12 +56,14 @@ class EngineCore:
                 max_num_batched_tokens=ready.max_num_batched_tokens,
                 vocab_size=runner.vocab_size,
                 disabled=disabled,
+                extent=CHUNK // runner.block_size if ready.device == "cpu" else None,
             )
         )
         self._runner = runner
         self._kv_bytes_per_token = ready.kv_cache_bytes // (ready.num_blocks * ready.block_size)
         self._last_step_id = 0
-        self._overlaps = isinstance(runner, OverlappingRunner) and "overlap" not in disabled
+        self._overlapping = runner if isinstance(runner, OverlappingRunner) else None
+        self._overlaps = self._overlapping is not None and "overlap" not in disabled
         self._in_flight: deque[_InFlight] = deque()
         self._last_end = 0.0
 
@@ -109,8 +111,8 @@ class EngineCore:
         return []
 
     def _begin(self, batch: ScheduledBatch) -> Launched:
-        if isinstance(self._runner, OverlappingRunner):
-            return self._runner.launch(batch)
+        if self._overlapping is not None:
+            return self._overlapping.launch(batch)
         return _Computed(self._runner.run(batch))
 
     def _end_steps(self, ahead: int) -> list[TokenDelta]:

@@ -8,6 +8,7 @@ plan is (`engine.plan`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine.batch import AttentionPlan, ScheduledBatch, ScheduledSequence, SlotInstall
@@ -41,8 +42,10 @@ class BatchLayout:
         self._records: list[Record] | None = None  # if the last step had decode rows only
         self._had_prefill = False
 
-    def build(self, step_id: int, chosen: dict[Sequence, int]) -> tuple[ScheduledBatch, list[Record]]:
-        """`chosen`: how many tokens of each. From here on they are scheduled."""
+    def build(
+        self, step_id: int, chosen: dict[Sequence, int], moves: Iterable[tuple[int, int, int]] = ()
+    ) -> tuple[ScheduledBatch, list[Record]]:
+        """`chosen`: how many tokens of each. From here on they are scheduled. moves: copies to make first."""
         has_prefill = any(sequence.prefilling for sequence in chosen)
         if has_prefill or self._had_prefill:
             self._plan = self._records = None
@@ -55,7 +58,7 @@ class BatchLayout:
         rows = tuple([_advance(sequence, chosen[sequence]) for sequence in order])
         for sequence in order if tables else ():  # one that is installed has a new table
             sequence.installed, sequence.blocks_changed = True, False
-        batch = ScheduledBatch(step_id, rows, plan, installs, tables or None, tuple(copies))
+        batch = ScheduledBatch(step_id, rows, plan, installs, tables or None, (*moves, *copies))
         return batch, self._records_of(order, rows)
 
     def moved(self) -> None:

@@ -13,7 +13,8 @@ from engine.types import Generate, Warm
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Sizes are in tokens unless a name says otherwise. `num_blocks` includes scratch block 0."""
+    """Sizes are in tokens unless a name says otherwise. `num_blocks` includes scratch block 0. extent: so many
+    blocks are read in place where they are consecutive and aligned; None: to attention all places are alike."""
 
     num_blocks: int
     block_size: int
@@ -22,6 +23,7 @@ class Limits:
     max_num_batched_tokens: int
     vocab_size: int
     disabled: frozenset[str] = frozenset()
+    extent: int | None = None
 
     @property
     def capacity(self) -> int:

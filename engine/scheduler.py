@@ -32,9 +32,8 @@ class BatchScheduler:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.tables = BlockTables(
-            limits.num_blocks, limits.block_size, caching="prefix-cache" not in limits.disabled
-        )
+        caching = "prefix-cache" not in limits.disabled
+        self.tables = BlockTables(limits.num_blocks, limits.block_size, caching=caching, extent=limits.extent)
         share = "shared-prefix-attention" not in limits.disabled
         self._layout = BatchLayout(limits.block_size, share=share)
         self._population = Population(limits, self.tables, self._layout)
@@ -183,7 +182,7 @@ class BatchScheduler:
     def _batch(self, chosen: dict[Sequence, int]) -> ScheduledBatch:
         self._step_id += 1
         self._population.shares.charge_step(chosen)
-        batch, records = self._layout.build(self._step_id, chosen)
+        batch, records = self._layout.build(self._step_id, chosen, self.tables.take_moves())
         self._steps.append((self._step_id, records, (load_of(batch), self._pace.limit_ms)))
         self.tables.pool.begin_step(self._step_id)
         for sequence in chosen if batch.copies else ():

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -66,6 +66,11 @@ class Geometry:
         """Query rows of a tile as the kernel gets them."""
         return -(-rows * self.group // self.query_quantum) * self.query_quantum
 
+    def places(self, rows: int) -> int:
+        """Of a tile's rows among a call's results: their own, and those of its padding where that saves a copy."""
+        padded = self.padded_queries(rows)
+        return rows if padded % self.group else padded // self.group
+
     def query_buffer(self, rows: int) -> torch.Tensor:
         """Zeroed, flat: the queries of `rows` rows and the spare ones that padding may read."""
         spare = self.query_quantum * self.kv_heads * self.head_dim
@@ -85,11 +90,16 @@ class QueryView:
 
 @dataclass(frozen=True, slots=True)
 class KeyView:
-    """Where a call's keys lie. In slots; `pages`: gather these blocks first, the same number for each tile."""
+    """Where a call's keys lie. In slots; `pages`: gather these blocks first, the same number for each tile.
+
+    gathered: for those of a layer, [2 x H, blocks, block_size x D]. (The pages of a fresh buffer would be mapped
+    anew in each layer, which takes as long as the copy.)
+    """
 
     tile_stride: int
     offset: int
     pages: torch.Tensor | None = None
+    gathered: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +109,8 @@ class Call:
     mask: additive, [T or 1, 1, N x G padded or 1, L]; None: every row sees every key. newest: of tiles of one row,
     the place of the last key that each sees in the flat mask; None: of others. passed: the tiles the
     kernel gets. 2 instead of 1 where a single task would run outside a parallel region, so that the BLAS
-    library threads inside it and rounds differently.
+    library threads inside it and rounds differently. places: `Geometry.places`. views: what the
+    kernel gets of each buffer of queries, keys and values, by address, made when first needed.
     """
 
     geometry: Geometry
@@ -107,43 +118,63 @@ class Call:
     rows: int
     keys: int
     passed: int
+    places: int
     query_view: QueryView
     key_view: KeyView
     mask: torch.Tensor | None
     newest: torch.Tensor | None = None
+    views: dict[int, tuple[torch.Tensor, ...]] = field(default_factory=dict, repr=False)
 
     def run(self, queries: torch.Tensor, kv_pool_KSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns out [T, N x G, H, D] and its log-sum-exp [T, N x G, H] in fp32, padding dropped."""
-        geometry = self.geometry
+        """Returns out [passed x places, A x D] and its log-sum-exp in fp32, [passed x places, A]: row n of tile t
+        is at t x places + n."""
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default(
             self._queries(queries),
             *self._keys_and_values(kv_pool_KSD),
             attn_mask=self.mask,
-            scale=geometry.scale,
+            scale=self.geometry.scale,
         )
-        used = self.rows * geometry.group
-        return out.transpose(1, 2)[: self.tiles, :used], lse.transpose(1, 2)[: self.tiles, :used]
+        geometry, used = self.geometry, self.places * self.geometry.group
+        out, lse = out.transpose(1, 2), lse.transpose(1, 2)
+        if used < out.shape[1]:
+            out, lse = out[:, :used], lse[:, :used]
+        return out.reshape(-1, geometry.query_width), lse.reshape(-1, geometry.group * geometry.kv_heads)
 
     def _queries(self, queries: torch.Tensor) -> torch.Tensor:
-        geometry, view = self.geometry, self.query_view
-        heads, dim, width = geometry.kv_heads, geometry.head_dim, geometry.query_width
-        if view.rows is not None:
+        if self.query_view.rows is not None:
+            width = self.geometry.query_width
             rows = queries.numel() // width
-            queries = queries[: rows * width].view(rows, width).index_select(0, view.rows)
+            gathered = queries[: rows * width].view(rows, width).index_select(0, self.query_view.rows)
+            return self._view_queries(gathered)
+        key = queries.data_ptr()
+        if key not in self.views:
+            self.views[key] = (self._view_queries(queries),)
+        return self.views[key][0]
+
+    def _view_queries(self, queries: torch.Tensor) -> torch.Tensor:
+        geometry, view = self.geometry, self.query_view
+        heads, dim = geometry.kv_heads, geometry.head_dim
         size = (self.passed, heads, geometry.padded_queries(self.rows), dim)
         return queries.as_strided(size, (view.tile_stride, dim, heads * dim, 1), view.offset)
 
-    def _keys_and_values(self, pool_KSD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        geometry, view = self.geometry, self.key_view
-        heads, dim, slots = geometry.kv_heads, geometry.head_dim, geometry.num_slots
+    def _keys_and_values(self, pool_KSD: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        view, source = self.key_view, pool_KSD
         if view.pages is not None:
-            slots = len(view.pages) * geometry.block_size
-            pool_KSD = pool_KSD.view(2 * heads, -1, geometry.block_size * dim).index_select(1, view.pages)
-        offset = pool_KSD.storage_offset() + view.offset * dim
+            blocks = pool_KSD.view(pool_KSD.shape[0], -1, self.geometry.block_size * self.geometry.head_dim)
+            source = torch.index_select(blocks, 1, view.pages, out=view.gathered)
+        key = source.data_ptr()
+        if key not in self.views:
+            self.views[key] = self._view_keys(source)
+        return self.views[key]
+
+    def _view_keys(self, source: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both of them in the pool's layout, as the kernel takes them."""
+        heads, dim, view = self.geometry.kv_heads, self.geometry.head_dim, self.key_view
+        values = source.numel() // 2
+        offset = source.storage_offset() + view.offset * dim
         size = (self.passed, heads, self.keys, dim)
-        strides = (view.tile_stride * dim, slots * dim, dim, 1)
-        keys = pool_KSD.as_strided(size, strides, offset)
-        return keys, pool_KSD.as_strided(size, strides, offset + heads * slots * dim)
+        strides = (view.tile_stride * dim, values // heads, dim, 1)
+        return source.as_strided(size, strides, offset), source.as_strided(size, strides, offset + values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,16 +235,14 @@ class AttentionStep:
 
     def run(self, queries: torch.Tensor, kv_pool_KSD: torch.Tensor) -> torch.Tensor:
         """queries: a `Geometry.query_buffer`, filled. Returns [padded rows, G x H x D]."""
-        width = self.geometry.query_width
         results = [call.run(queries, kv_pool_KSD) for call in self.calls]
-        outs = [out.reshape(-1, width) for out, _ in results]
-        out = outs[0] if len(outs) == 1 else torch.cat(outs)
-        if self.merge is not None:
-            heads = self.geometry.group * self.geometry.kv_heads
-            lses = [lse.reshape(-1, heads) for _, lse in results]
-            lse = lses[0] if len(lses) == 1 else torch.cat(lses)
-            return self.merge.run(out.view(-1, heads, self.geometry.head_dim), lse).view(-1, width)
-        return out if self.order is None else out.index_select(0, self.order)
+        out = results[0][0] if len(results) == 1 else torch.cat([out for out, _ in results])
+        if self.merge is None:
+            return out if self.order is None else out.index_select(0, self.order)
+        heads = self.geometry.group * self.geometry.kv_heads
+        lse = results[0][1] if len(results) == 1 else torch.cat([lse for _, lse in results])
+        merged = self.merge.run(out.view(-1, heads, self.geometry.head_dim), lse)
+        return merged.view(-1, self.geometry.query_width)
 
 
 def choose_query_quantum(

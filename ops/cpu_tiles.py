@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +27,7 @@ from ops.cpu_attention import (
     QueryView,
     passed_tiles,
 )
-
-_CALL_COST = 256 * 1024
-"""Bytes that a gather copies in the time that one more kernel call costs (30 us on a Xeon of 2.5 GHz)."""
+from ops.cpu_runs import Piece, Shape, split_into_runs
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
@@ -49,27 +46,6 @@ class Plan:
     positions: Int64Array
 
 
-class _Shape(NamedTuple):
-    """What pieces must share to run in one call."""
-
-    keys: int
-    masked: bool
-    rows: int
-
-
-@dataclass(slots=True)
-class _Piece:
-    """A tile, or those of its rows that share a _Shape. slot: its first key's, when its blocks are
-    consecutive.
-    """
-
-    row: int
-    first_key: int
-    pages: list[int]
-    part: int
-    slot: int | None
-
-
 def prepare(plan: Plan, geometry: Geometry, padded_rows: int, window: int | None = None) -> AttentionStep:
     """Turn a plan into kernel calls.
 
@@ -81,11 +57,13 @@ def prepare(plan: Plan, geometry: Geometry, padded_rows: int, window: int | None
     calls: list[Call] = []
     offset = 0
     for shape, pieces in _group_pieces(plan, geometry, window).items():
-        for run in _split_into_calls(shape, pieces, geometry):
-            calls.append(_make_call(shape, run, plan.positions, geometry, window))
-            for piece in run:
-                where[piece.part : piece.part + shape.rows] = range(offset, offset + shape.rows)
-                offset += shape.rows
+        for run in split_into_runs(shape, pieces, geometry):
+            call = _make_call(shape, run, plan.positions, geometry, window)
+            for tile, piece in enumerate(run):
+                place = offset + tile * call.places
+                where[piece.part : piece.part + shape.rows] = range(place, place + shape.rows)
+            offset += call.passed * call.places
+            calls.append(call)
     order, merge = _order_and_merge(plan, np.array(where), padded_rows, offset)
     return AttentionStep(geometry, tuple(calls), order, merge)
 
@@ -95,16 +73,16 @@ def _num_parts(plan: Plan) -> int:
     return int((tiles[:, 5] + tiles[:, 1] - tiles[:, 0]).max(initial=0))
 
 
-def _group_pieces(plan: Plan, geometry: Geometry, window: int | None) -> dict[_Shape, list[_Piece]]:
-    groups: dict[_Shape, list[_Piece]] = {}
+def _group_pieces(plan: Plan, geometry: Geometry, window: int | None) -> dict[Shape, list[Piece]]:
+    groups: dict[Shape, list[Piece]] = {}
     pages, positions = plan.pages.tolist(), plan.positions.tolist()
     for row_begin, row_end, page_begin, page_end, first_key, part in plan.tiles.tolist():
         visible = [position - first_key + 1 for position in positions[row_begin:row_end]]
         for begin, end, keys, masked in _uniform_runs(visible, window):
             used = pages[page_begin : min(page_end, page_begin - (-keys // geometry.block_size))]
             slot = _first_slot(used, keys, geometry.block_size)
-            piece = _Piece(row_begin + begin, first_key, used, part + begin, slot)
-            groups.setdefault(_Shape(keys, masked, end - begin), []).append(piece)
+            piece = Piece(row_begin + begin, first_key, used, part + begin, slot)
+            groups.setdefault(Shape(keys, masked, end - begin), []).append(piece)
     return groups
 
 
@@ -137,35 +115,8 @@ def _first_slot(pages: list[int], keys: int, block_size: int) -> int | None:
     return first * block_size if consecutive else None
 
 
-def _split_into_calls(shape: _Shape, pieces: list[_Piece], geometry: Geometry) -> list[list[_Piece]]:
-    """Runs of pieces at constant distances of rows and slots; those that are cheaper copied, in one gather."""
-    runs: list[list[_Piece]] = []
-    for piece in pieces:
-        if runs and _continues(runs[-1], piece):
-            runs[-1].append(piece)
-        else:
-            runs.append([piece])
-    most = _CALL_COST // (2 * geometry.kv_heads * shape.keys * geometry.head_dim * geometry.dtype.itemsize)
-    copied = [run for run in runs if len(run) <= most or run[0].slot is None]
-    if len(copied) < 2:
-        return runs
-    return [*(run for run in runs if run not in copied), [piece for run in copied for piece in run]]
-
-
-def _continues(run: list[_Piece], piece: _Piece) -> bool:
-    last = run[-1]
-    if last.slot is None or piece.slot is None or piece.slot <= last.slot or piece.row < last.row:
-        return False
-    if len(run) == 1:
-        return True
-    before = run[-2].slot
-    return (
-        piece.slot - last.slot == last.slot - (before or 0) and piece.row - last.row == last.row - run[-2].row
-    )
-
-
 def _make_call(
-    shape: _Shape, run: list[_Piece], positions: Int64Array, geometry: Geometry, window: int | None
+    shape: Shape, run: list[Piece], positions: Int64Array, geometry: Geometry, window: int | None
 ) -> Call:
     passed = passed_tiles(len(run), geometry.kv_heads, geometry.padded_queries(shape.rows))
     return Call(
@@ -174,6 +125,7 @@ def _make_call(
         rows=shape.rows,
         keys=shape.keys,
         passed=passed,
+        places=geometry.places(shape.rows),
         query_view=_query_view(shape.rows, run, geometry),
         key_view=_key_view(shape.keys, run, geometry),
         mask=_mask(shape, run, positions, geometry, window) if shape.masked else None,
@@ -181,12 +133,12 @@ def _make_call(
     )
 
 
-def _newest(shape: _Shape, run: list[_Piece], positions: Int64Array) -> torch.Tensor:
+def _newest(shape: Shape, run: list[Piece], positions: Int64Array) -> torch.Tensor:
     last_T = np.array([positions[piece.row] - piece.first_key for piece in run])
     return torch.from_numpy(np.arange(len(run)) * shape.keys + last_T)
 
 
-def _query_view(rows: int, run: list[_Piece], geometry: Geometry) -> QueryView:
+def _query_view(rows: int, run: list[Piece], geometry: Geometry) -> QueryView:
     width = geometry.query_width
     starts = [piece.row for piece in run]
     stride = starts[1] - starts[0] if len(run) > 1 else 0
@@ -197,7 +149,7 @@ def _query_view(rows: int, run: list[_Piece], geometry: Geometry) -> QueryView:
     return QueryView(rows * width, 0, torch.from_numpy(index))
 
 
-def _key_view(keys: int, run: list[_Piece], geometry: Geometry) -> KeyView:
+def _key_view(keys: int, run: list[Piece], geometry: Geometry) -> KeyView:
     slots = [piece.slot for piece in run if piece.slot is not None]
     if len(slots) == len(run):
         stride = slots[1] - slots[0] if len(run) > 1 else 0
@@ -207,11 +159,13 @@ def _key_view(keys: int, run: list[_Piece], geometry: Geometry) -> KeyView:
     # A chunk's missing blocks are masked; its own first block stands in, so that no other's keys are touched.
     pages = [piece.pages + piece.pages[:1] * (per_tile - len(piece.pages)) for piece in run]
     stride = per_tile * geometry.block_size if len(run) > 1 else 0
-    return KeyView(stride, 0, torch.tensor(pages, dtype=torch.int64).view(-1))
+    size = (2 * geometry.kv_heads, len(run) * per_tile, geometry.block_size * geometry.head_dim)
+    gathered = torch.empty(size, dtype=geometry.dtype)
+    return KeyView(stride, 0, torch.tensor(pages, dtype=torch.int64).view(-1), gathered)
 
 
 def _mask(
-    shape: _Shape, run: list[_Piece], positions: Int64Array, geometry: Geometry, window: int | None
+    shape: Shape, run: list[Piece], positions: Int64Array, geometry: Geometry, window: int | None
 ) -> torch.Tensor:
     """Additive mask [T, 1, 1, L] for single rows, else [T, 1, padded N x G, L]."""
     last_TN1 = np.stack([positions[piece.row : piece.row + shape.rows] - piece.first_key for piece in run])[

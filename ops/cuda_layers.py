@@ -23,10 +23,13 @@ class CublasLinear(PlainLinear):
 class InvariantLinear:
     """The same as one kernel in one tile shape: a row's bits depend on that row alone."""
 
-    __slots__ = ("_bias", "_weight", "in_features", "out_features")
+    __slots__ = ("_bias", "_weight", "_width", "in_features", "out_features")
 
-    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
+    def __init__(
+        self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None, width: int | None = None
+    ) -> None:
         self.out_features, self.in_features = weight_NK.shape
+        self._width = width or self.out_features
         self._weight = weight_NK.contiguous()
         self._bias = bias_N
 
@@ -35,6 +38,9 @@ class InvariantLinear:
 
     def add(self, x_RK: torch.Tensor, residual_RN: torch.Tensor) -> torch.Tensor:
         return cuda_linear.linear(x_RK, self._weight, self._bias, residual_RN)
+
+    def parts(self, x_RK: torch.Tensor) -> torch.Tensor:
+        return self(x_RK).view(x_RK.shape[0], -1, self._width)
 
 
 class RmsNorm:

@@ -15,12 +15,17 @@ from typing import Any, Protocol
 import torch
 
 from ops.activation import gelu_tanh_and_mul, silu_and_mul
-from ops.linear import Linear, PackedLinear, PlainLinear, can_pack
-from ops.norm import RmsNorm
+from ops.linear import PANEL, CpuLinears, Linear
+from ops.norm import rms_norm
 from ops.rope import adjacent_pairs, rope_and_write_kv
 
-MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], Linear]
-"""(weight [out, in], bias [out] or None) -> the linear that the device runs best."""
+
+class MakeLinear(Protocol):
+    """(weight [out, in], bias [out] or None, width of `Linear.parts`) -> the linear that the device runs best."""
+
+    def __call__(
+        self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None, width: int | None = None, /
+    ) -> Linear: ...
 
 
 class Norm(Protocol):
@@ -41,13 +46,17 @@ class Attend(Protocol):
 class LayerOps:
     """What layers are made of, and call. Meanings: the functions of the same name in `ops.reference`.
 
+    rms_norm: (weight, eps) -> (the norm, what the linears that read it multiply the columns of their weights by;
+    None: nothing).
     rope_and_write_kv: (qkv, the device's form of positions and slots, q_out, kv memory, QK-norm weight, eps).
+    gated_width: the activations take a product's parts, of this width or a half of it; None: its whole rows.
     order_in_head: (weights [heads x head_dim, ...], head_dim) -> the same, the elements of a head in the order in
     which it wants queries and keys.
     """
 
     linear: MakeLinear
-    rms_norm: Callable[[torch.Tensor, float], Norm]
+    rms_norm: Callable[[torch.Tensor, float], tuple[Norm, torch.Tensor | None]]
+    gated_width: int | None
     silu_and_mul: Callable[[torch.Tensor], torch.Tensor]
     gelu_tanh_and_mul: Callable[[torch.Tensor], torch.Tensor]
     rope_and_write_kv: Callable[
@@ -57,9 +66,18 @@ class LayerOps:
 
 
 def cpu_ops(dtype: torch.dtype) -> LayerOps:
-    """Weights are packed by oneDNN where it can."""
-    linear = PackedLinear if can_pack(dtype) else PlainLinear
-    return LayerOps(linear, RmsNorm, silu_and_mul, gelu_tanh_and_mul, rope_and_write_kv, adjacent_pairs)
+    """The CPU's, for weights of that dtype. Activations take parts of four panels: they go over each part of a row
+    on its own, and the product loses nothing by it.
+    """
+    return LayerOps(
+        CpuLinears(dtype),
+        rms_norm,
+        4 * PANEL,
+        silu_and_mul,
+        gelu_tanh_and_mul,
+        rope_and_write_kv,
+        adjacent_pairs,
+    )
 
 
 def cuda_ops(*, deterministic: bool) -> LayerOps:
@@ -68,7 +86,8 @@ def cuda_ops(*, deterministic: bool) -> LayerOps:
 
     return LayerOps(
         cuda_layers.InvariantLinear if deterministic else cuda_layers.CublasLinear,
-        cuda_layers.RmsNorm,
+        lambda weight, eps: (cuda_layers.RmsNorm(weight, eps), None),
+        None,
         cuda.silu_and_mul,
         cuda.gelu_tanh_and_mul,
         cuda.rope_and_write_kv,

@@ -29,7 +29,8 @@ def rope_and_write_kv(
     """Rotate queries and keys, write the queries to `q_out_RHD` and keys and values to their slots.
 
     qkv_RAD: [rows, heads + 2 x kv_heads, head_dim], overwritten; of queries and keys, elements 2i and 2i + 1 turn
-    together (`adjacent_pairs`), and so they are written. kv_pool_KSD: [2 x kv_heads, slots, head_dim], keys first.
-    qk_norm_weight_HD: [heads + kv_heads, head_dim] in fp32, an RMS norm per head before rotation.
+    together (`adjacent_pairs`), and so they are written. Rows and heads may have any strides; where the rows of a
+    head follow each other in memory, head_dim is a multiple of 32. kv_pool_KSD: [2 x kv_heads, slots, head_dim],
+    keys first. qk_norm_weight_HD: [heads + kv_heads, head_dim] in fp32, an RMS norm per head before rotation.
     """
     cpu.rope_and_write_kv(qkv_RAD, step, q_out_RHD, kv_pool_KSD, qk_norm_weight_HD, eps)

@@ -70,6 +70,7 @@ class _TimedLinear:
     def __init__(self, parts: Parts, part: str, linear: Linear) -> None:
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self._multiply, self._add = parts.timed(part, linear), parts.timed(part, linear.add)
+        self.parts = parts.timed(part, linear.parts)
 
     def __call__(self, x_RK: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self._multiply(x_RK)

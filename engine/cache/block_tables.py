@@ -7,6 +7,9 @@ that one.
 
 A cached prefix may end inside a block. Then the sequence gets a block of its own, into which the runner
 copies the tokens that match (`Sequence.copy`); the source stays held until that step has been scheduled.
+
+Where blocks have their places (`BlockPool`), a cached block that is in the way moves: at once in pool and tree, and
+in memory before the next step, in the order of `take_moves`.
 """
 
 from __future__ import annotations
@@ -18,13 +21,15 @@ from engine.sequence import Sequence
 
 
 class BlockTables:
-    """Owns the pool and the tree. `caching` off: nothing is matched and nothing kept."""
+    """Owns the pool and the tree. `caching` off: nothing is matched and nothing kept. extent: as the pool's."""
 
-    def __init__(self, num_blocks: int, block_size: int, *, caching: bool) -> None:
-        self.pool = BlockPool(num_blocks)
+    def __init__(self, num_blocks: int, block_size: int, *, caching: bool, extent: int | None = None) -> None:
+        self.pool = BlockPool(num_blocks, extent)
         self.tree = RadixTree(self.pool, block_size)
         self._size = block_size
         self._caching = caching
+        self._extent = extent
+        self._moves: list[tuple[int, int, int]] = []
 
     def match(self, sequence: Sequence) -> Match:
         if not self._caching:
@@ -44,7 +49,7 @@ class BlockTables:
         source = match.partial.block
         self.pool.hold(source)
         self.tree.touch((source,))
-        target = self._allocate()
+        target = self._allocate(sequence)
         if target is None:
             self._release_block(source)
             return False
@@ -61,7 +66,7 @@ class BlockTables:
         while self.pool.num_free < granted and self.tree.evict():
             pass
         for _ in range(granted):
-            block = self.pool.allocate()
+            block = self._allocate(sequence)
             if block is None:
                 break
             sequence.blocks.append(block)
@@ -116,11 +121,22 @@ class BlockTables:
         sequence.blocks = []
         sequence.node, sequence.num_published = None, 0
 
-    def _allocate(self) -> int | None:
-        while True:
-            block = self.pool.allocate()
-            if block is not None or not self.tree.evict():
-                return block
+    def take_moves(self) -> list[tuple[int, int, int]]:
+        """(source block, target block, tokens) of what has moved; to be copied before the next step, and in this
+        order."""
+        moves, self._moves = self._moves, []
+        return moves
+
+    def _allocate(self, sequence: Sequence) -> int | None:
+        """The next block of its table, which is in its place where that can be."""
+        while not self.pool.num_free:
+            if not self.tree.evict():
+                return None
+        begins_chunk = self._extent is None or len(sequence.blocks) % self._extent == 0
+        place = self.pool.place(None if begins_chunk else sequence.blocks[-1])
+        if place is not None and self.pool.is_idle(place):
+            self._moves.append((place, self.tree.move(place), self._size))
+        return self.pool.allocate(place)
 
     def _release_block(self, block: int) -> None:
         if self.pool.release(block):

@@ -172,6 +172,15 @@ class RadixTree:
                 return True
         return False
 
+    def move(self, block: int) -> int:
+        """Another block for the idle node of this one. There is a free one."""
+        node = self._nodes.pop(block)
+        assert node.parent is not None
+        node.block = self._pool.spare(block, node.parent.block)
+        self._pool.move(block, node.block)
+        self._nodes[node.block] = node
+        return node.block
+
     def _want(self, node: Node, next_use: int, beyond: Node | None) -> None:
         use = self._clock + next_use
         if node.rank != WANTED or use < node.next_use:

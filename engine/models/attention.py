@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.models.config import ModelConfig
-from engine.models.layers import Weights
+from engine.models.layers import Weights, scaled
 from ops.dispatch import Attend, LayerOps
 from ops.linear import Linear
 
@@ -77,14 +77,21 @@ class Attention:
     )
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, prefix: str, window: int | None, ops: LayerOps
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        prefix: str,
+        window: int | None,
+        ops: LayerOps,
+        scale_H: torch.Tensor | None,
     ) -> None:
         self._heads, self._kv_heads, self._dim = config.num_heads, config.num_kv_heads, config.head_dim
         self._eps = config.norm_eps
         self._window = window
         self._rope_and_write_kv = ops.rope_and_write_kv
         self._order_in_head = ops.order_in_head
-        self._qkv = ops.linear(*self._load_qkv(config, weights, prefix))
+        qkv, bias = self._load_qkv(config, weights, prefix)
+        self._qkv = ops.linear(scaled(qkv, scale_H), bias, self._dim)
         self._output = ops.linear(*self._load_output(config, weights, prefix))
         self._qk_norm = self._load_qk_norm(weights, prefix) if config.qk_norm else None
 
@@ -98,7 +105,7 @@ class Attention:
     ) -> None:
         """Project a tile: its queries to the buffer, its keys and values to the layer's pool."""
         rows, heads, dim = x_RH.shape[0], self._heads, self._dim
-        qkv = self._qkv(x_RH).view(rows, heads + 2 * self._kv_heads, dim)
+        qkv = self._qkv.parts(x_RH)
         width = heads * dim
         q = queries.as_strided((rows, heads, dim), (width, dim, 1), tile.begin * width)
         self._rope_and_write_kv(qkv, tile.rope, q, kv_pool_KSD, self._qk_norm, self._eps)

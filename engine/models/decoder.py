@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from engine.models.attention import Attention, LastRows, StepState
 from engine.models.config import ModelConfig
-from engine.models.layers import GatedMlp, Weights
+from engine.models.layers import GatedMlp, Weights, scaled
 from ops.dispatch import LayerOps
 from ops.linear import Linear
 
@@ -26,14 +26,15 @@ class DecoderLayer:
 
     def __init__(self, config: ModelConfig, weights: Weights, index: int, ops: LayerOps) -> None:
         prefix, hidden = f"model.layers.{index}", (config.hidden_size,)
-        self.input_norm = ops.rms_norm(
+        self.input_norm, scale_H = ops.rms_norm(
             weights.get(f"{prefix}.input_layernorm.weight", hidden), config.norm_eps
         )
-        self.attention = Attention(config, weights, f"{prefix}.self_attn", config.windows[index], ops)
-        self.post_norm = ops.rms_norm(
+        window = config.windows[index]
+        self.attention = Attention(config, weights, f"{prefix}.self_attn", window, ops, scale_H)
+        self.post_norm, scale_H = ops.rms_norm(
             weights.get(f"{prefix}.post_attention_layernorm.weight", hidden), config.norm_eps
         )
-        self.mlp = GatedMlp(config, weights, f"{prefix}.mlp", ops)
+        self.mlp = GatedMlp(config, weights, f"{prefix}.mlp", ops, scale_H)
 
     def __call__(
         self, tiles_RH: list[torch.Tensor], step: StepState, kv_pool_KSD: torch.Tensor
@@ -74,9 +75,10 @@ class Decoder:
         embedding = weights.get("model.embed_tokens.weight", table)
         self._embedding = embedding.clone()  # its own memory, or a view would keep the whole file mapped
         self._layers = [DecoderLayer(config, weights, index, ops) for index in range(config.num_layers)]
-        self._norm = ops.rms_norm(weights.get("model.norm.weight", (config.hidden_size,)), config.norm_eps)
+        norm = weights.get("model.norm.weight", (config.hidden_size,))
+        self._norm, scale_H = ops.rms_norm(norm, config.norm_eps)
         head = self._embedding if config.tie_embeddings else weights.get("lm_head.weight", table)
-        self._head = ops.linear(head, None)
+        self._head = ops.linear(scaled(head, scale_H), None)
 
     @property
     def head(self) -> Linear:
@@ -114,8 +116,9 @@ class Decoder:
         return self._logits(x_RH if logit_rows is None else x_RH.index_select(0, logit_rows), step)
 
     def _logits(self, x_RH: torch.Tensor, step: StepState) -> torch.Tensor:
-        parts = [self._head(self._norm(part)) for part in torch.split(x_RH, step.logit_tile or len(x_RH))]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if step.logit_tile is None or x_RH.shape[0] <= step.logit_tile:
+            return self._head(self._norm(x_RH))
+        return torch.cat([self._head(self._norm(part)) for part in torch.split(x_RH, step.logit_tile)])
 
 
 def _joined(tiles_RH: list[torch.Tensor]) -> torch.Tensor:

@@ -24,14 +24,26 @@ class Weights(Protocol):
         ...
 
 
+def scaled(weight_NK: torch.Tensor, scale_K: torch.Tensor | None) -> torch.Tensor:
+    """The weight of a linear whose inputs are yet to be multiplied by `scale`: what their norm has left to it."""
+    return weight_NK if scale_K is None else weight_NK * scale_K
+
+
 class GatedMlp:
     """down(act(gate(x)) * up(x)), gate and up packed into one product."""
 
     packed = ("gate_proj", "up_proj")
 
-    __slots__ = ("_activation", "_down", "_gate_up")
+    __slots__ = ("_activation", "_down", "_gate_up", "_in_parts")
 
-    def __init__(self, config: ModelConfig, weights: Weights, prefix: str, ops: LayerOps) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        prefix: str,
+        ops: LayerOps,
+        scale_H: torch.Tensor | None,
+    ) -> None:
         ffn, hidden = config.intermediate_size, config.hidden_size
         padding = -ffn % SIMD_QUANTUM  # with zeros, which change nothing; see ops.cpu for why
         parts = [weights.get(f"{prefix}.{name}.weight", (ffn, hidden)) for name in self.packed]
@@ -40,7 +52,9 @@ class GatedMlp:
         if config.mlp_bias:
             biases = [weights.get(f"{prefix}.{name}.bias", (ffn,)) for name in self.packed]
             bias = torch.cat([F.pad(part, (0, padding)) for part in biases])
-        self._gate_up = ops.linear(gate_up, bias)
+        width = None if ops.gated_width is None else math.gcd(ffn + padding, ops.gated_width)
+        self._gate_up = ops.linear(scaled(gate_up, scale_H), bias, width)
+        self._in_parts = width is not None
         down_bias = weights.get(f"{prefix}.down_proj.bias", (hidden,)) if config.mlp_bias else None
         self._down = ops.linear(
             F.pad(weights.get(f"{prefix}.down_proj.weight", (hidden, ffn)), (0, padding)), down_bias
@@ -53,7 +67,8 @@ class GatedMlp:
         return self._gate_up, self._down
 
     def __call__(self, x_RH: torch.Tensor, residual_RH: torch.Tensor) -> torch.Tensor:
-        return self._down.add(self._activation(self._gate_up(x_RH)), residual_RH)
+        gate_up = self._gate_up.parts(x_RH) if self._in_parts else self._gate_up(x_RH)
+        return self._down.add(self._activation(gate_up), residual_RH)
 
 
 class RotaryTable:

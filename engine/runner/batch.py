@@ -85,11 +85,14 @@ class SlotTables:
         slots = np.fromiter((item.slot for item in sequences), np.int64, count)
         ends = np.cumsum(lengths)
         rows = int(ends[-1])
-        positions = np.arange(rows) + np.repeat(starts - (ends - lengths), lengths)
-        row_slots = np.repeat(slots, lengths)
+        positions, row_slots = starts, slots
+        if rows > count:
+            positions = np.arange(rows) + np.repeat(starts - (ends - lengths), lengths)
+            row_slots = np.repeat(slots, lengths)
         ids = np.fromiter(chain.from_iterable(self._ids(sequences)), np.int64, rows)
         padded = policy.padded(rows)
-        kv_slots = self._blocks[row_slots, positions // block_size] * block_size + positions % block_size
+        blocks, places = np.divmod(positions, block_size)
+        kv_slots = self._blocks[row_slots, blocks] * block_size + places
         invalid = (ids < 0) | (ids >= vocab_size)
         wrong = frozenset[int]()
         if invalid.any():
@@ -117,6 +120,8 @@ class SlotTables:
 
 def slot_runs(slots: Int64Array) -> tuple[tuple[int, int, int], ...] | None:
     """(first row, row after the last, first slot) of rows whose slots follow each other; None: too many to pay."""
+    if len(slots) < _RUN:
+        return None
     cuts = np.flatnonzero(np.diff(slots) != 1) + 1
     if (len(cuts) + 1) * _RUN > len(slots):
         return None

@@ -119,11 +119,11 @@ class ModelRunner:
         self._threads = threads
 
     def _begin(self, batch: ScheduledBatch) -> StepInputs:
+        for source, target, tokens in batch.copies:
+            self._cache.copy(source, target, tokens)
         for install in batch.installs:
             self._sampler.install(install)
         self._tables.apply(batch)
-        for source, target, tokens in batch.copies:
-            self._cache.copy(source, target, tokens)
         return self._tables.inputs(batch, self.block_size, self._policy, self.vocab_size)
 
     def _compute(self, inputs: StepInputs, plan: AttentionPlan) -> torch.Tensor:

@@ -52,20 +52,26 @@ class PagedRunner:
         self._slots: dict[int, _Slot] = {}
 
     def run(self, batch: ScheduledBatch) -> SampledTokens:
+        for source, target, tokens in batch.copies:
+            assert 0 < tokens <= self.block_size
+            for offset in range(tokens):
+                self._copy_cell((source, offset), (target, offset))
         for install in batch.installs:
             self._slots[install.slot] = _Slot(install.sampling, len(install.output_ids))
         for slot, blocks in (batch.block_tables or {}).items():
             self._slots[slot].blocks = blocks
         if any(self._slots[rows.slot].sampling.seed in self.poison for rows in batch.sequences):
             raise RuntimeError("poisoned")
-        for source, target, tokens in batch.copies:
-            assert 0 < tokens < self.block_size
-            for offset in range(tokens):
-                self._cells[target, offset] = self._cells[source, offset]
         for rows in batch.sequences:
             self._write(rows)
             self.num_computed += rows.length
         return SampledTokens(batch.step_id, tuple(self._samples(batch)))
+
+    def _copy_cell(self, source: tuple[int, int], target: tuple[int, int]) -> None:
+        """One that was never written, behind the tail of something that ended, leaves nothing that may be read."""
+        self._cells.pop(target, None)
+        if source in self._cells:
+            self._cells[target] = self._cells[source]
 
     def _write(self, rows: ScheduledSequence) -> None:
         slot = self._slots[rows.slot]

@@ -211,11 +211,18 @@ def test_the_number_of_threads_is_chosen_by_timing_unless_it_is_given(
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_without_packed_weights_the_contract_still_holds(
-    folder: Path, dtype: Literal["float32", "bfloat16", "float16"], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("dtype", "packs"), [("float32", True), ("float32", False), ("bfloat16", False), ("float16", False)]
+)
+def test_with_packed_or_plain_weights_alone_the_contract_still_holds(
+    folder: Path,
+    dtype: Literal["float32", "bfloat16", "float16"],
+    packs: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ops.dispatch.can_pack", lambda dtype: False)
+    monkeypatch.setattr("ops.linear._LARGE", 0)
+    if not packs:
+        monkeypatch.setattr("ops.linear.can_pack", lambda dtype: False)
     runner = load(msgspec.structs.replace(_config(folder), dtype=dtype))
     ids = tuple(number * 7 % 131 for number in range(300))
     by_chunk = []

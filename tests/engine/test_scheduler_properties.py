@@ -40,6 +40,7 @@ class Scheduling(RuleBasedStateMachine):
         max_num_seqs=5,
         max_num_batched_tokens=17,
         vocab_size=VOCAB,
+        extent=3,
     )
     ahead = False
 
@@ -211,6 +212,7 @@ class SchedulingOfLongPrompts(Scheduling):
         max_num_seqs=4,
         max_num_batched_tokens=200,
         vocab_size=VOCAB,
+        extent=4,
     )
 
     @rule(length=st.integers(250, 600), tail=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=9))

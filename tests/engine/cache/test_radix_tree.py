@@ -43,7 +43,7 @@ class Caching(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tables = BlockTables(12, SIZE, caching=True)
+        self.tables = BlockTables(12, SIZE, caching=True, extent=3)
         self.sequences: list[Sequence] = []
         self.known: list[tuple[list[int], tuple[Salt, ...]]] = []
 
