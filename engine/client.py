@@ -82,6 +82,7 @@ class EngineClient(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._readers: dict[int, Reader] = {}
+        self._opening = 0
         self._buffer = FrameBuffer()
         self._frames = FrameEncoder()
         self._failure: str | None = None
@@ -124,8 +125,8 @@ class EngineClient(asyncio.Protocol):
 
     @property
     def num_open(self) -> int:
-        """Requests that have begun and neither ended nor been left."""
-        return len(self._readers)
+        """Requests that have begun, or wait for the engine to read, and have neither ended nor been left."""
+        return len(self._readers) + self._opening
 
     @property
     def ready(self) -> asyncio.Future[Ready]:
@@ -142,8 +143,12 @@ class EngineClient(asyncio.Protocol):
 
         Raises EngineDied.
         """
-        while self._failure is None and not self._writable.is_set():
-            await self._writable.wait()
+        self._opening += 1
+        try:
+            while self._failure is None and not self._writable.is_set():
+                await self._writable.wait()
+        finally:
+            self._opening -= 1
         if self._failure is not None:
             raise EngineDied(self._failure)
         if request.id in self._readers:
@@ -263,8 +268,10 @@ class EngineClient(asyncio.Protocol):
 async def _spawn(theirs: socket.socket, visible_device: str | None) -> Process:
     """By exec: the engine shares nothing with the server but this socket, which its siblings do not
     inherit. CUDA reads its variable once, so that has to be there from the first instruction on."""
-    # libgomp's default spinning collapses when server, client and engine share cores.
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+    # libgomp's default spinning collapses when server, client and engine share cores; with none at all, each of a
+    # step's hundred parallel regions pays for a futex wake. 1000 turns, microseconds, reach from one to the next.
+    environment = {"GOMP_SPINCOUNT": "1000"} | os.environ
+    environment |= {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
     if visible_device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = visible_device
     return await asyncio.create_subprocess_exec(

@@ -121,6 +121,7 @@ class SessionRunner:
         self._host = host
         self._foresight = foresight.Foresight(session, tenant, host)
         self._eager = eager_prefill.EagerPrefill(session, tenant, host, self._foresight.home)
+        self._looking: asyncio.Handle | None = None
         self._running: dict[str, _Running] = {}
         self._deadlines: dict[str, float] = {}
 
@@ -135,12 +136,16 @@ class SessionRunner:
             self._foresight.submitted(event)
             self._eager.submitted(event)
         self._foresight.changed(effects)
-        self._eager.changed(effects)
+        if self._eager.changed(effects) and self._looking is None:
+            loop = asyncio.get_running_loop()
+            self._looking = loop.call_later(eager_prefill.DELAY_S, self._look_ahead)
         for task in effects.aborted:
             if (running := self._running.pop(task.id, None)) is not None:
                 running.job.cancel()
         for task in effects.ready:
             self._start(task)
+        if effects.aborted and not self._running:
+            self.subscriptions.ring((IDLE,))
         for task in effects.reprioritised:
             if (running := self._running.get(task.id)) is not None:
                 self._host.dispatcher.reprioritise(running.number, task.objective, task.group)
@@ -149,6 +154,10 @@ class SessionRunner:
             self._eager.closed()
         self.subscriptions.ring(effects.changed)
         return effects
+
+    def _look_ahead(self) -> None:
+        self._looking = None
+        self._eager.look()
 
     def limit(self, call_ids: Iterable[str], deadline: float) -> None:
         """What has not ended of these calls at `deadline`, on the loop's clock, fails. Before they start."""
@@ -244,6 +253,7 @@ class SessionRunner:
             group_size=task.demand.group_size,
             expected_tokens=min(self._foresight.at_most(task), params.sampling.max_tokens),
             remaining_steps=self._foresight.remaining,
+            following_steps=self._foresight.following(task),
             age_s=max(0.0, time.time() - task.call.created),
             ahead=self._eager.ahead(task),
             prefix_hashes=prefix.prefix_hashes(context, self.tenant.salt),

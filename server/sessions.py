@@ -117,6 +117,7 @@ class Sessions:
             if pipelines * max(map(len, texts), default=0) <= MUCH:
                 return {}
         try:
+            self._service.admit(tenant, session_id)
             session = (
                 self._runner(tenant, session_id).session
                 if session_id

@@ -22,6 +22,9 @@ from bench.stats import write_json
 MAX_GROWTH_MB = 20.0
 ENDLESS = 1000
 
+SIMULATED = ("--engine", "sim", "--kv-cache-memory", "32M")
+"""A cache that is full after a quarter: while it fills, an engine grows by what it has to remember of it."""
+
 
 Memory = tuple[float, float]
 """MB resident, of the server and of all its processes."""
@@ -72,7 +75,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--flags", nargs=argparse.REMAINDER, default=[], help="more of the server's, last")
     args = parser.parse_args(argv)
-    kind = () if args.model else ("--engine", "sim")
+    kind = () if args.model else SIMULATED
     begun = time.perf_counter()
     with serve(*kind, "--engines", str(args.engines), *args.flags) as server:
         load, memory = asyncio.run(_run(server, args))

@@ -1,7 +1,8 @@
-"""Refuses a query parameter that an endpoint does not have, so that a misspelt one is seen.
+"""Query parameters: reads a flag, and refuses a parameter that an endpoint does not have, so that a misspelt one
+is seen.
 
-Which ones there are is said once, in the table that the published schema is made of. For our own API only:
-clients of OpenAI's add parameters of their own.
+Which ones there are is said once, in the table that the published schema is made of. Refused in our own API
+only: clients of OpenAI's add parameters of their own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ def knowing_their_query(routes: Sequence[web.RouteDef], table: Sequence[Operatio
         )
         for route in routes
     ]
+
+
+def flag(request: web.Request, name: str) -> bool:
+    """Whether the parameter says true. Raises BadRequest when it says neither true nor false."""
+    text = request.query.get(name, "").lower()
+    if text not in ("", "0", "1", "false", "true"):
+        raise BadRequest(f"{text[:50]!r} is neither true nor false.", param=name)
+    return text in ("1", "true")
 
 
 def _strict(handler: Handler, known: frozenset[str]) -> Handler:

@@ -30,6 +30,7 @@ from server.http.body_values import check_values
 from server.http.event_log import EventLog
 from server.http.field_names import named
 from server.http.keys import ARRIVED, REQUEST_ID, SERVICE, TENANT
+from server.http.known_query import flag
 from server.http.live import LiveRequests
 from server.http.openai_job import Job, invalid_fields, job_of, prepared
 from server.http.responses_live import CANCELLED, Draft, LiveResponses
@@ -93,7 +94,7 @@ class Handlers:
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         after = _starting_after(request)
         found = self._kept.find(request[TENANT], request.match_info["id"])
-        if request.query.get("stream", "").lower() == "true":
+        if flag(request, "stream"):
             return await _followed(request, _events(found, after))
         return _json(found.encoder.answer() if isinstance(found, Draft) else found.answer)
 

@@ -20,7 +20,7 @@ from server.errors import BadRequest
 from server.http import operations
 from server.http.body import read, read_optional
 from server.http.keys import SERVICE, TENANT
-from server.http.known_query import knowing_their_query
+from server.http.known_query import flag, knowing_their_query
 from server.http.sse import Stream, frame
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ async def create_program(request: web.Request) -> web.StreamResponse:
 
 async def look_at_program(request: web.Request) -> web.StreamResponse:
     sessions, program = _program(request)
-    if _flag(request, "stream"):
+    if flag(request, "stream"):
         return await _stream(request, sessions.program_events(program, _wait_if_given(request)))
     return _values(await sessions.program_answer(program, _wait(request, 0.0)))
 
@@ -154,7 +154,7 @@ async def get_variable(request: web.Request) -> web.StreamResponse:
     wanted = request.query.get("criteria") or None
     sessions = _sessions(request)
     session, ref = request.match_info["session"], request.match_info["ref"]
-    if _flag(request, "stream"):
+    if flag(request, "stream"):
         return await _stream(
             request, sessions.stream_variable(request[TENANT], session, ref, wanted, _wait_if_given(request))
         )
@@ -247,13 +247,6 @@ def _idempotency_key(request: web.Request) -> str | None:
     if key is not None and not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
         raise BadRequest(f"1 to {MAX_IDEMPOTENCY_KEY} characters.", param="Idempotency-Key")
     return key
-
-
-def _flag(request: web.Request, name: str) -> bool:
-    text = request.query.get(name, "").lower()
-    if text not in ("", "0", "1", "false", "true"):
-        raise BadRequest(f"{text[:50]!r} is neither true nor false.", param=name)
-    return text in ("1", "true")
 
 
 def _wait(request: web.Request, default: float) -> float:

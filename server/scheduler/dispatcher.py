@@ -216,6 +216,8 @@ class Dispatcher:
         there.sort(key=lambda generation: generation.key)
         for generation in there[: ready.max_num_seqs]:
             generation.strike(message)
+        for generation in there:
+            generation.displace()
         if there:
             log.warning("engine %d: its %d requests are placed again", engine_id, len(there))
 

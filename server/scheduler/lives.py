@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from engine.client import EngineClient, EngineDied
 from engine.types import Generate, Key, Objective, Salt, TokenDelta
-from server.errors import ApiError, EngineFailed
+from server.errors import ApiError, EngineFailed, TooSlow
 from server.generation import GenerationParams, TextAssembler, TextDelta, merged
 from server.metrics import RequestClock
 from server.scheduler.engine_pool import EnginePool
@@ -29,6 +29,12 @@ SUSPECT = 2
 """Strikes after which a task is tried alone, until its first token."""
 
 GUILTY = 3
+
+MAX_UNREAD = 16_384
+"""Tokens and alternatives to them that may wait for whoever iterates: about three megabytes."""
+
+MAX_MERGED = 256
+"""Deltas that are read as one: what follows from them is done at once, on the event loop."""
 
 FIRST = 0
 """The application of what is wanted within a time, whenever it came: it may take a slot from any other."""
@@ -53,9 +59,9 @@ Tap = Callable[[TextDelta], bool]
 class Generation:
     """A task's text, as an async iterator that ends after the delta with a finish_reason.
 
-    Deltas that come faster than they are read are merged into one. A `tap` is offered each delta in the very call
-    that has read it from the engine, as long as all before it is taken: so what can be passed on without waiting
-    costs no switch of tasks.
+    Deltas that come faster than they are read are merged; when too much is unread, the engine is left, and
+    what was kept ends in TooSlow. A `tap` is offered each delta in the very call that has read it from the engine,
+    as long as all before it is taken: so what can be passed on without waiting costs no switch of tasks.
 
     Owns the place that was decided last, the tokens so far, what is not read yet and the strikes. `trial` is held
     by the one suspect that is being tried; `on_start` hears of the first delta of each life. Iterated by one
@@ -86,6 +92,7 @@ class Generation:
         self._client: EngineClient | None = None
         self._tap: Tap | None = None
         self._unread: list[TextDelta] = []
+        self._num_unread = 0
         self._error: Exception | None = None
         self._token_ids: list[int] = []
         self._strikes = 0
@@ -109,7 +116,7 @@ class Generation:
         return self._key
 
     def was_on(self, engine_id: int) -> bool:
-        """Whether it was sent to this engine and has not been placed elsewhere since."""
+        """Whether it was sent to this engine, and has neither lost it nor been placed elsewhere since."""
         return self._sent is not None and self._sent is self._place and self._sent.engine_id == engine_id
 
     # For the Dispatcher.
@@ -126,6 +133,10 @@ class Generation:
         """Nothing will place it any more."""
         self._failure = error
         self._wake()
+
+    def displace(self) -> None:
+        """Its engine died: until it is sent to one again, no other death is of its doing."""
+        self._sent = None
 
     def strike(self, message: str) -> None:
         """Its engine died, and it may have been why."""
@@ -158,9 +169,8 @@ class Generation:
     async def close(self) -> None:
         """Leave the engine, wherever it is by then."""
         self._end_trial()
-        if self._client is not None:
-            self._client.leave(self._work.spec.task_id)
-            self._client = None
+        self._leave()
+        self._unread.clear()  # an exception's frames may hold us until the garbage is collected
 
     def tap(self, tap: Tap) -> None:
         self._tap = tap
@@ -169,7 +179,7 @@ class Generation:
         return self
 
     async def __anext__(self) -> TextDelta:
-        """All that has come since the last one. Raises ApiError, and what the tap raised."""
+        """What has come since the last one. Raises ApiError, and what the tap raised."""
         while not self._unread:
             if self._error is not None:
                 raise self._error
@@ -180,7 +190,8 @@ class Generation:
                 await self.open()
             else:
                 await self._woken()
-        unread, self._unread = self._unread, []
+        unread, self._unread = self._unread[:MAX_MERGED], self._unread[MAX_MERGED:]
+        self._num_unread -= sum(map(_size, unread))
         return merged(unread)
 
     # For the engine's client.
@@ -192,9 +203,10 @@ class Generation:
         try:
             text = self._text(delta)
             if text is not None and not self._tapped(text):
-                self._unread.append(text)
+                self._keep(text)
         except Exception as error:
             self._error = error
+            self._leave()
         if self._unread or self._ended or self._error is not None:
             self._wake()
 
@@ -207,6 +219,19 @@ class Generation:
         if self._tap is None or self._unread or self._waiter is None or self._waiter.done():
             return False
         return self._tap(text)
+
+    def _keep(self, delta: TextDelta) -> None:
+        if self._num_unread >= MAX_UNREAD:
+            raise TooSlow(
+                "The client does not keep up: too much of its stream is not read.", code="slow_reader"
+            )
+        self._unread.append(delta)
+        self._num_unread += _size(delta)
+
+    def _leave(self) -> None:
+        if self._client is not None:
+            self._client.leave(self._work.spec.task_id)
+            self._client = None
 
     def _text(self, delta: TokenDelta) -> TextDelta | None:
         self._token_ids += delta.token_ids
@@ -263,3 +288,7 @@ class Generation:
             num_generated=len(self._token_ids),
             application=self._key[2] if self._objective.within_ms is None else FIRST,
         )
+
+
+def _size(delta: TextDelta) -> int:
+    return len(delta.token_ids) + sum(len(position.top) for position in delta.logprobs)

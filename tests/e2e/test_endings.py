@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -92,6 +93,20 @@ def test_whatever_ends_a_request_frees_its_engine_within_a_step(
         "what was left of a step, and what it takes to look"
     )
     assert slow.metric("vllm:kv_cache_usage_perc") == 0
+
+
+def test_a_stream_ends_when_the_last_call_that_ran_beside_it_is_cancelled(slow: Server) -> None:
+    api = Api(slow.url)
+    session = api.session()
+    assert api("POST", session + "/calls", {"prompt": "{{input:never}} {{output:b}}"}).status == 201
+    call = api("POST", session + "/calls", CALL).body["calls"][0]["id"]
+    reader = http.client.HTTPConnection(urlsplit(slow.url).netloc, timeout=10)
+    reader.request("GET", session + "/variables/b?stream=true")
+    wait_until_it_runs(api)
+    assert api("DELETE", f"{session}/calls/{call}").status == 200
+    with reader.getresponse() as response:
+        assert b"event: variable.pending" in response.read()
+    reader.close()
 
 
 def test_a_session_is_kept_while_somebody_waits_and_expires_by_itself_afterwards(sim: Api) -> None:

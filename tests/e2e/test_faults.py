@@ -34,7 +34,9 @@ def text_of(events: list[Event]) -> str:
 
 def chunks(events: list[Event]) -> list[Any]:
     assert events[-1].data == "[DONE]"
-    return [event.data for event in events[:-1]]
+    told = [event.data for event in events[:-1]]
+    assert not any("error" in data for data in told), told[-1]
+    return told
 
 
 def usage_of(events: list[Event]) -> Any:

@@ -113,6 +113,27 @@ def test_a_refusal_names_the_flag_and_programs_are_refused_as_well(small: Server
     assert until(lambda: api("POST", "/v1/completions", {"prompt": "Hi", "max_tokens": 1}).status == 200)
 
 
+def test_no_transform_is_applied_for_what_is_refused(small: Server) -> None:
+    api = Api(small.url)
+    calls = [
+        {
+            "prompt": f"{{{{input:x}}}}{{{{output:o{number}}}}}",
+            "placeholders": [
+                {"name": "x", "transforms": f"lower | upper | lower | upper | truncate({number})"}
+            ],
+        }
+        for number in range(1, 201)
+    ]
+    busy = {"prompt": "Once", "max_tokens": 30_000, "ignore_eos": True, "n": 8, "stream": True}
+    with api.stream("POST", "/v1/completions", busy) as events:
+        next(events)
+        begun = small.cpu_seconds()
+        answer = api("POST", "/v1/programs", {"calls": calls, "variables": {"x": "A" * 10**6}})
+        assert answer.status == 429, answer.body
+        assert small.cpu_seconds() - begun < 0.25, "applied, they take half a second"
+    assert until(lambda: small.metric("parrot:generations") == 0)
+
+
 @pytest.mark.parametrize("named", [{"session_id": "a"}, {"program_id": "a"}, {"request_id": "a"}])
 def test_no_name_of_a_request_gets_around_the_bound_of_a_key(
     named: dict[str, str], two_at_a_time: Server

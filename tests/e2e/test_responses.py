@@ -320,7 +320,8 @@ def test_a_stream_in_the_background_ends_with_what_has_cancelled_it(
 
 
 @pytest.mark.parametrize(
-    ("query", "param"), [("stream=true", "stream"), ("starting_after=x", "starting_after")]
+    ("query", "param"),
+    [("stream=true", "stream"), ("stream=maybe", "stream"), ("starting_after=x", "starting_after")],
 )
 def test_what_cannot_be_followed_says_so(client: OpenAI, model: str, query: str, param: str) -> None:
     made = client.responses.create(model=model, input=STORY, max_output_tokens=2)

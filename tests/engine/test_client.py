@@ -123,6 +123,21 @@ async def test_an_engine_says_how_it_loads_and_is_ready_soon() -> None:
     assert taken < 2.0, "about 0.2 s on an idle machine"
 
 
+def environment_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_text().split("\0")
+
+
+@pytest.mark.parametrize("own", [None, "7"])
+async def test_an_engine_spins_briefly_between_parallel_regions_unless_told_otherwise(
+    own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if own is not None:
+        monkeypatch.setenv("GOMP_SPINCOUNT", own)
+    async with an_engine() as client:
+        assert f"GOMP_SPINCOUNT={own or 1000}" in environment_of(client.pid)
+
+
 async def test_many_generations_share_an_engine_and_each_gets_its_own_tokens() -> None:
     async with an_engine() as client:
         together = await asyncio.gather(*(generate(client, a_request(i)) for i in range(30)))
@@ -171,6 +186,20 @@ async def test_a_cancelled_reader_frees_the_engine() -> None:
         reports.clear()
         await generate(client, a_request(2))
         assert reports[-1].num_running == 0
+
+
+async def test_who_waits_for_an_engine_to_read_counts_as_open_work() -> None:
+    async with an_engine() as client:
+        os.kill(client.pid, signal.SIGSTOP)
+        tasks = [asyncio.create_task(generate(client, a_request(i, length=20_000))) for i in range(20)]
+        await asyncio.sleep(0)
+        for task in tasks[:-1]:
+            task.cancel()
+        await asyncio.wait(tasks[:-1])
+        assert client.num_open == 1, "the watchdog looks at it"
+        os.kill(client.pid, signal.SIGKILL)
+        with pytest.raises(EngineDied):
+            await tasks[-1]
 
 
 async def test_an_engine_that_is_killed_ends_every_generation_with_the_reason() -> None:

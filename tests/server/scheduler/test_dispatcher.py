@@ -14,17 +14,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine.client import EngineClient
 from engine.config import EngineConfig, SimConfig
 from engine.types import Objective, Salt, SamplingParams, TokenDelta, TokenLogprobs, Urgency
 from server.admission import Admission, Bounds
 from server.config import BUNDLED_MODEL
-from server.errors import DeadlineExceeded, EngineFailed
+from server.errors import DeadlineExceeded, EngineFailed, TooSlow
 from server.generation import GenerationParams, TextDelta
 from server.metrics import Metrics
 from server.scheduler.app_scheduler import AppScheduler
 from server.scheduler.dispatcher import Dispatcher, Generation, Work
 from server.scheduler.events import TaskSpec
-from server.scheduler.lives import Tap
+from server.scheduler.lives import MAX_MERGED, MAX_UNREAD, Tap
 from server.tokenizer import Tokenizer
 
 POISON = 3
@@ -121,6 +122,23 @@ async def test_a_task_goes_on_where_it_was_and_ends_with_the_tokens_of_an_undist
         assert rig.metrics.engines[0].deaths == 1
 
 
+async def test_an_engine_that_dies_while_it_loads_again_is_not_held_against_who_waits_for_it(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.scheduler.restarts.FIRST_DELAY_S", 0.01)
+    async with a_rig(tokenizer) as rig:
+        os.kill(rig.engine, signal.SIGSTOP)  # so that no token comes before it dies
+        job = asyncio.create_task(rig.tokens(rig.work(5)))
+        killed: list[EngineClient] = []
+        while len(killed) < 3:
+            await asyncio.sleep(0.01)
+            client = rig.dispatcher.pool.client(0)
+            if client not in killed:
+                os.kill(client.pid, signal.SIGKILL)
+                killed.append(client)
+        assert len(await job) == 5
+
+
 async def test_a_deadline_ends_a_task_wherever_it_is(tokenizer: Tokenizer) -> None:
     async with a_rig(tokenizer, request_timeout_s=0.1) as rig:
         with pytest.raises(DeadlineExceeded, match="--request-timeout"):
@@ -181,6 +199,25 @@ async def test_deltas_that_come_faster_than_they_are_read_are_one(tokenizer: Tok
         assert delta.text == tokenizer.decode([500, 501, 502])
         assert (delta.token_ids, delta.finish_reason) == ((500, 501, 502), "length")
         assert (delta.cached_tokens, delta.prompt_logprobs) == (2, scores)
+
+
+async def test_who_reads_far_too_slowly_gets_what_there_is_and_frees_the_engine(tokenizer: Tokenizer) -> None:
+    read: list[int] = []
+
+    async def next_one(generation: Generation) -> None:
+        read.append(len((await anext(generation)).token_ids))
+
+    async with a_rig(tokenizer) as rig:
+        work = rig.work(30_000)
+        async with rig.dispatcher.generate(work, tokenizer) as generation:
+            for _ in range(MAX_UNREAD + 1):
+                generation.push(TokenDelta(work.spec.task_id, (500,)))
+            assert rig.dispatcher.pool.client(0).num_open == 0
+            for _ in range(MAX_UNREAD // MAX_MERGED):
+                await next_one(generation)
+            with pytest.raises(TooSlow, match="does not keep up"):
+                await next_one(generation)
+    assert set(read) == {MAX_MERGED}
 
 
 async def test_a_tap_takes_deltas_while_the_reader_waits_and_leaves_it_the_rest(tokenizer: Tokenizer) -> None:
