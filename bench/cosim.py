@@ -182,6 +182,7 @@ class World:
         with (
             self._loop.clock.running() if steps is None else mock.patch("time.perf_counter", steps.read),
             mock.patch("time.monotonic", self._loop.time),
+            mock.patch("time.time", self._loop.time),
             mock.patch("server.scheduler.engine_pool.EngineClient", self._engine),
         ):
             return self._loop.run_until_complete(awaited())

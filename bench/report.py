@@ -7,6 +7,7 @@ Responsible for: that form, and the verdict. A bar is a share of the bound where
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -107,11 +108,19 @@ class Report:
             print(f"constants: {self.constants}")
         print(self.table())
         print(f"raw samples: {path.relative_to(RESULTS.parent.parent)}")
-        if self.charts:
-            print(plot.draw(path.with_suffix(".png"), self.charts))
+        if self.results:
+            print(plot.draw(path.with_suffix(".png"), self.charts or [self._ratios()]))
         for result in self.results:
             print(result.line(self.title), flush=True)
         return 0
+
+    def _ratios(self) -> plot.Chart:
+        """Of every result, where a workload draws nothing else."""
+        found = [result for result in self.results if math.isfinite(result.high)]
+        numbers = list(range(1, len(found) + 1))
+        names = "\n".join(f"{number} {r.point} {r.pair}" for number, r in zip(numbers, found, strict=True))
+        ratios, low, high = [r.ratio for r in found], [r.low for r in found], [r.high for r in found]
+        return plot.Chart(self.title, names, "ratio", [plot.Line("measured", numbers, ratios, low, high)])
 
     def table(self) -> str:
         head = ("point", "ratio", "95 %", "bound", "bar", "n", "", "verdict")

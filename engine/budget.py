@@ -17,6 +17,9 @@ SPECULATIVE_SHARE = 8
 MIN_SPECULATIVE = 16
 """Tokens. It goes on all the same; less is not worth a row in the step."""
 
+MAX_SHARES = 32
+"""What would take more steps than that beside others waits until it is alone: in so small parts it would read its
+own KV again and again, which costs more than what is saved."""
 
 SCORED_LOGITS = 2**24
 """Of a prompt whose tokens get log-probabilities: so many logits at most are held at once."""
@@ -64,6 +67,8 @@ class StepBudget:
         if sequence.speculative and any(not other.speculative for other in self.chosen):
             time = self._pace.tokens_for(1 / SPECULATIVE_SHARE, len(self.chosen))
             share = max(min(self._size // SPECULATIVE_SHARE, max(time, MIN_SPECULATIVE)), 1)
+            if wanted > share * MAX_SHARES:
+                return 0
             used = sum(length for other, length in self.chosen.items() if other.speculative)
             return max(min(wanted, self.tokens, share - used), 0)
         return min(wanted, self.tokens)

@@ -86,7 +86,8 @@ class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     The last `num_generated` of `token_ids` are outputs of this very request from an earlier life (an engine
     that died): they count towards max_tokens, min_tokens and penalties, and are not reported again.
     `boundaries` are the positions at which a semantic variable ends, for hints and statistics. `application`:
-    the number of its application in the order of arrival; within a class a slot is given up to an earlier one only.
+    the place of its application in the order in which they began; within a class a slot is given up to an earlier
+    one only.
     """
 
     id: int

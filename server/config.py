@@ -39,6 +39,7 @@ FEATURES = (
     "ageing",
     "hold-back",
     "srpt",
+    "critical-path",
     "fair-share",
     "length-prediction",
     "eager-prefill",

@@ -45,6 +45,10 @@ GROWTH = 1.25
 """A growing input is looked at again when the prompt has so many more characters, and so many times as many: each
 look encodes all of it."""
 
+DELAY_S = 0.05
+"""From an input's arrival to looking at who waits for more. Calls of one stage end within a few steps; a prefill
+for each of them would be in the way of the call that waits for the last one."""
+
 MAX_CONSUMERS = 8
 """Of one variable."""
 
@@ -87,12 +91,13 @@ class EagerPrefill:
         self._on = not off
         self._streams = self._on and "streamed-prefill" not in host.disabled
         self._looks: dict[Task, _Look] = {}
+        self._due: list[SemanticVariable] = []
         self._asked: set[int] = set()  # hashes of ids
 
-    def changed(self, effects: Effects) -> None:
-        """Follows every event that was applied."""
+    def changed(self, effects: Effects) -> bool:
+        """Follows every event that was applied. Whether `look` has something to do, DELAY_S later."""
         if not self._on:
-            return
+            return False
         for task in effects.ready:
             self._stop(task)
         for id in effects.variables:
@@ -100,7 +105,17 @@ class EagerPrefill:
             if variable.ended and variable.producer is not None and variable.producer in self._looks:
                 self._stop(variable.producer)  # it failed before it was ready
             if variable.consumers or (variable.producer is not None and variable.producer.next is not None):
-                self._variable_changed(variable)
+                if variable.state == "ready":
+                    self._due.append(variable)
+                else:
+                    self._variable_changed(variable)
+        return bool(self._due)
+
+    def look(self) -> None:
+        """At those who still wait for more than the inputs that arrived."""
+        due, self._due = self._due, []
+        for variable in due:
+            self._variable_changed(variable)
 
     def submitted(self, event: CallsSubmitted) -> None:
         """What waits for a client may begin at once; the rest when what it waits for does."""
@@ -125,6 +140,7 @@ class EagerPrefill:
         for task in list(self._looks):
             self._stop(task)
             self.started(task, 0)
+        self._due.clear()
         self._asked.clear()
 
     def _variable_changed(self, variable: SemanticVariable) -> None:

@@ -55,6 +55,10 @@ class Foresight:
         """Steps of one sequence that the session's work would take."""
         return self._forecast.remaining
 
+    def following(self, task: Task) -> int:
+        """Of these, how many there are from a task's end on if all tasks that can run at once do."""
+        return self._forecast.following(task)
+
     def at_most(self, task: Task) -> int:
         """Tokens that its output is likely not to exceed."""
         return self._host.lengths.at_most(

@@ -37,17 +37,23 @@ from server.config import FEATURES
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A workload on which a feature acts. `count`: only the first so many applications count, None: all."""
+    """A workload on which a feature acts. `count`: only the first so many applications count, None: all. `last`:
+    the end of the last one counts, not the mean."""
 
     name: str
     make: Callable[[Setup, Texts, int], Run]
     flags: tuple[str, ...] = ()
     count: int | None = None
     pool: int | None = None  # tokens of KV cache; None: the default
+    last: bool = False
 
 
 def _many_chains(setup: Setup, texts: Texts, seed: int) -> Run:
     return Run([chain(texts, 6, 64, 16) for _ in range(16)])
+
+
+def _more_chains(setup: Setup, texts: Texts, seed: int) -> Run:
+    return Run([chain(texts, 10, 64, 12) for _ in range(13)])
 
 
 def _agents(setup: Setup, texts: Texts, seed: int) -> Run:
@@ -129,6 +135,7 @@ TRIALS = {
     "ageing": SIZES,
     "hold-back": ASSISTANTS,
     "srpt": SIZES,
+    "critical-path": Trial("the last of many chains", _more_chains, FEW_SLOTS, last=True),
     "fair-share": SIZES,
     "length-prediction": SIZES,
     "eager-prefill": Trial("late input", _late),
@@ -176,6 +183,6 @@ def _try(setup: Setup, report: Report, feature: str, trial: Trial) -> None:
     with setup.compare(modes, *trial.flags, *pool) as comparison:
         times = {name: each.dropped(1) for name, each in comparison.run(runs).items()}
     counted = times if trial.count is None else {k: t.select(range(trial.count)) for k, t in times.items()}
-    ours, without = counted[whole.name].means, counted["without"].means
+    ours, without = ([t.means, t.last][trial.last] for t in (counted[whole.name], counted["without"]))
     report.add(paired(f"{feature} ({trial.name})", ("with", "without"), ours, without))
     report.keep(feature, {name: each.raw() for name, each in times.items()})

@@ -1,6 +1,7 @@
 """B13 duplicates: a share of the calls of a map-reduce, or of many agents, are the same call again.
 
 Ours with call dedup against ours without, on maps alone (the reduce is the same work in both and is left out).
+The sizes are those of B5: what dedup saves is decoding, as a prompt that comes again is in the cache anyway.
 Bound: 1 / (1 - d), bar: within 15 % of it. At d = 0 it shows what looking up costs.
 """
 
@@ -21,8 +22,8 @@ TOLERANCE = 0.15
 def _flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calls", type=int, default=64)
     parser.add_argument("--slots", type=int, default=8)
-    parser.add_argument("--chunk", type=int, default=64)
-    parser.add_argument("--output", type=int, default=32)
+    parser.add_argument("--chunk", type=int, default=32)
+    parser.add_argument("--output", type=int, default=64)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75])
 
 

@@ -44,9 +44,10 @@ class _Span:
 @dataclass(slots=True)
 class Forecast:
     """Owns the spans of the tasks that have not ended, who waits for which boundary, and where each was computed
-    last. `remaining`: the sum of their work, in steps of one sequence."""
+    last. `remaining`: the sum of their work, in steps of one sequence; `end`: of the last one."""
 
     remaining: int = 0
+    end: int = 0
     _spans: dict[Task, _Span] = field(default_factory=dict)
     _unfinished: set[Task] = field(default_factory=set)
     _users: dict[int, list[tuple[int, int, Task]]] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Forecast:
             work = 1 + expected(task) + _prompt_steps(task)
             self._spans[task] = _Span(begin, begin + work, work)
             self.remaining += work
+            self.end = max(self.end, begin + work)
             self._unfinished.add(task)
             for boundary in self._waits_for(task):
                 self._count += 1
@@ -73,6 +75,11 @@ class Forecast:
         if task in self._unfinished:
             self._unfinished.remove(task)
             self.remaining -= self._spans[task].work
+
+    def following(self, task: Task) -> int:
+        """Steps from the end of a task that has not ended to the end of all; no more than are left beside it."""
+        span = self._spans[task]
+        return max(0, min(self.end - span.end, self.remaining - span.work))
 
     def ran(self, task: Task, engine_id: int) -> None:
         """Its prompt and its output are in the cache there."""

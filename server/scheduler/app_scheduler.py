@@ -23,8 +23,9 @@ from itertools import islice
 import msgspec
 
 from server.scheduler.ageing import Ageing
-from server.scheduler.applications import Applications
+from server.scheduler.applications import App, Applications
 from server.scheduler.cost import Engine
+from server.scheduler.critical_path import CriticalPath
 from server.scheduler.entry import HEAD_START_S, PATIENCE_S, Entry, Group, due, slack
 from server.scheduler.events import (
     Abort,
@@ -47,7 +48,16 @@ from server.scheduler.policy import PlacementPolicy
 from server.scheduler.stories import Stories
 from server.scheduler.task_queue import TaskQueue
 
-FEATURES = ("affinity", "task-groups", "app-fifo", "step-limits", "ageing", "hold-back", "srpt")
+FEATURES = (
+    "affinity",
+    "task-groups",
+    "app-fifo",
+    "step-limits",
+    "ageing",
+    "hold-back",
+    "srpt",
+    "critical-path",
+)
 """What `disabled` knows. Without any of them: requests in the order they come, each on the least loaded engine."""
 
 MAX_ADOPTED = 16  # orphaned tasks that get into the queue again, in one event
@@ -85,6 +95,7 @@ class AppScheduler:
         hold_tokens = 0 if "hold-back" in disabled else hold_tokens
         self._placer = Placer(self._queue, self._engines, self._apps, self._groups, self._policy, hold_tokens)
         self._ageing = Ageing(math.inf if "ageing" in disabled else patience_s)
+        self._critical_path = CriticalPath()
         self._stories = Stories(self._entries)
         self._num_ready = 0
         self._step_ms = TYPICAL_STEP_MS
@@ -102,6 +113,8 @@ class AppScheduler:
         """What follows from `event`, in the order to carry it out. `now` never goes back."""
         actions = self._take(event, now)
         actions += self._age(now)
+        if isinstance(event, TaskReady) and "critical-path" not in self._disabled:
+            actions += self._hurry(now)
         self._adopt()
         if self._queue and (now >= self._placer.look_again or not isinstance(event, EngineLoad)):
             actions += self._placer.hand_out(now)
@@ -124,8 +137,7 @@ class AppScheduler:
             case TaskReady():
                 self._ready(event.spec, now)
             case TaskStarted():
-                if self._ageing.is_watched(event.task_id):
-                    self._ageing.watch(event.task_id, now)
+                self._started(event.task_id, now)
             case TaskFinished():
                 self._end(event.task_id, now, "finished")
             case TaskCancelled():
@@ -146,30 +158,48 @@ class AppScheduler:
             spec = msgspec.structs.replace(spec, prefix_hashes=(), prefix_tokens=(), ahead=None)
         app = self._apps.enter(spec.app, now)
         self._num_ready += 1
-        arrival, arrived = app.arrival, max(app.arrived, now - spec.age_s - HEAD_START_S)
+        head_start_s = 0.0 if app.has_begun else HEAD_START_S
+        place, arrived = app.place, max(app.arrived, now - spec.age_s - head_start_s)
         if "app-fifo" in self._disabled:
-            arrival, arrived = self._num_ready, now
-        # Who has begun keeps its place: a chain would be passed over anew at each of its calls.
-        begun = app.engine_id is not None
-        slack_s = 0.0 if begun or "srpt" in self._disabled else slack(spec, self._step_ms)
+            place, arrived = self._num_ready, now
+        wait_s = self._wait_s(spec, app)
         entry = Entry(
             spec,
-            arrival,
+            place,
             spec.objective,
             self._group(spec, spec.group),
             arrived=arrived,
             since=now,
-            due=due(spec.objective, arrived, now, slack_s),
-            slack_s=slack_s,
+            due=due(spec.objective, arrived + wait_s, now),
+            wait_s=wait_s,
+            critical=self._critical_path.is_critical(spec.app),
         )
         entry.tell(
             now, f"ready: app {spec.app}, {spec.num_tokens} tokens, urgency {spec.objective.urgency.name}"
         )
         self._entries[entry.id] = entry
+        self._critical_path.ready(spec, now)
         self._groups.enter(entry.group)
         self._queue.add(entry)
         if entry.can_age:
             self._ageing.watch(entry.id, now)
+
+    def _wait_s(self, spec: TaskSpec, app: App) -> float:
+        """Who has begun keeps its place, before all who have not: it would be passed over anew at each call. Of
+        what has not, only the first call lets shorter ones pass: an application is not torn apart by them."""
+        if "srpt" in self._disabled:
+            return PATIENCE_S
+        if app.slack_s is None:
+            app.slack_s = slack(spec, self._step_ms)
+            return PATIENCE_S + app.slack_s
+        return app.slack_s if app.has_begun else PATIENCE_S
+
+    def _started(self, task_id: int, now: float) -> None:
+        if self._ageing.is_watched(task_id):
+            self._ageing.watch(task_id, now)
+        entry = self._entries.get(task_id)
+        if entry is not None and not self._disabled & {"srpt", "app-fifo"}:
+            self._apps.begin(entry.spec.app)
 
     def _cancelled(self, task_id: int, now: float) -> list[Action]:
         entry = self._entries.get(task_id)
@@ -189,7 +219,7 @@ class AppScheduler:
         self._groups.enter(group)
         self._groups.leave(entry.group)
         if wanted.within_ms != entry.objective.within_ms:
-            entry.due = due(wanted, entry.arrived, now, entry.slack_s)
+            entry.due = due(wanted, entry.arrived + entry.wait_s, now)
         entry.objective, entry.group = wanted, group
         entry.tell(now, f"objective: {wanted.urgency.name}, step limit {wanted.step_limit_ms}")
         if not entry.can_age:
@@ -238,6 +268,19 @@ class AppScheduler:
             actions += self._rekeyed(entry)
         return actions
 
+    def _hurry(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        slots = sum(engine.max_num_seqs for engine in self._engines.values())
+        if len(self._entries) < slots:
+            return actions
+        for task_id in self._critical_path.find(slots, self._step_ms, now):
+            entry = self._entries[task_id]
+            self._unqueue(entry)
+            entry.critical = True
+            entry.tell(now, "its application is critical: first in its class")
+            actions += self._rekeyed(entry)
+        return actions
+
     def _unqueue(self, entry: Entry) -> None:
         """Before its key or group changes."""
         if entry.engine_id is None and entry.id not in self._orphans:
@@ -265,6 +308,7 @@ class AppScheduler:
         if entry.engine_id is not None:
             self._engines[entry.engine_id].remove(task_id)
         self._apps.leave(entry.spec.app)
+        self._critical_path.ended(entry.spec, now)
         self._groups.leave(entry.group)
         self._ageing.forget(task_id)
         entry.tell(now, how)
@@ -280,6 +324,7 @@ class AppScheduler:
         assert len(waiting) - len(queued) == len(self._orphans)
         self._queue.check_invariants(queued)
         self._apps.check_invariants(entry.spec.app for entry in entries)
+        self._critical_path.check_invariants({entry.id: entry.spec.app for entry in entries})
         self._groups.check_invariants(entry.group for entry in entries)
         self._ageing.check_invariants({entry.id for entry in entries if entry.can_age})
         assert self._ageing.promoted == {entry.id for entry in entries if entry.aged}

@@ -1,4 +1,4 @@
-"""Applications in the order of their arrival, and where their last task went.
+"""Applications in the order in which they began or arrived, and where their last task went.
 
 Responsible for: an application's place, which it keeps between two tasks; of those that have none, the ones that
 were idle longest are forgotten.
@@ -12,15 +12,24 @@ from dataclasses import dataclass, field
 
 MAX_IDLE = 10_000
 
+WAITING = 2**40
+"""Added to the place of an application of which nothing has run: after all that have begun."""
+
 
 @dataclass(slots=True)
 class App:
-    """`arrival` numbers them, `arrived` is the time. `engine_id`: where its last task went."""
+    """`place`: the order in which they have begun, and after those the one in which they arrived; `arrived` is the
+    time. `slack_s`: of its first task. `engine_id`: where its last task went."""
 
-    arrival: int
+    place: int
     arrived: float
     num_tasks: int = 0
+    slack_s: float | None = None
     engine_id: int | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        return self.place < WAITING
 
 
 @dataclass(slots=True)
@@ -30,6 +39,7 @@ class Applications:
     _apps: dict[str, App] = field(default_factory=dict)
     _idle: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _arrivals: int = 0
+    _begun: int = 0
 
     def __getitem__(self, name: str) -> App:
         return self._apps[name]
@@ -43,10 +53,17 @@ class Applications:
         app = self._apps.get(name)
         if app is None:
             self._arrivals += 1
-            app = self._apps[name] = App(self._arrivals, now)
+            app = self._apps[name] = App(WAITING + self._arrivals, now)
         self._idle.pop(name, None)
         app.num_tasks += 1
         return app
+
+    def begin(self, name: str) -> None:
+        """A task of it has started; the first one counts."""
+        app = self._apps[name]
+        if not app.has_begun:
+            self._begun += 1
+            app.place = self._begun
 
     def leave(self, name: str) -> None:
         app = self._apps[name]

@@ -59,7 +59,7 @@ class Engine:
 
     def set_up(self, up: EngineUp) -> None:
         self.residency.resize(up.capacity)
-        self._max_num_seqs: float = math.inf if up.max_num_seqs is None else up.max_num_seqs
+        self.max_num_seqs: float = math.inf if up.max_num_seqs is None else up.max_num_seqs
         self._calibration: Calibration | None = up.calibration
 
     @property
@@ -109,7 +109,7 @@ class Engine:
         """Tokens that may be resident with so many tasks more for steps to keep the limit."""
         if self._calibration is None or limit_ms == math.inf:
             return self.capacity
-        running = int(min(len(self.tasks) + num_more, self._max_num_seqs))
+        running = int(min(len(self.tasks) + num_more, self.max_num_seqs))
         tokens = self._calibration.capacity(limit_ms, running)
         return self.capacity if tokens is None else min(self.capacity, tokens)
 
@@ -119,9 +119,9 @@ class Engine:
         total = self.residency.held + unit.tokens_beside(self.residency.is_held)
         tasks = len(self.tasks) + unit.num_tasks
         fit = Fit.NOT
-        if total <= room and tasks <= self._max_num_seqs:
+        if total <= room and tasks <= self.max_num_seqs:
             fit = Fit.BESIDE
-        elif total - sum(self._added[unit.urgency + 1 :]) <= room and tasks <= self._max_num_seqs:
+        elif total - sum(self._added[unit.urgency + 1 :]) <= room and tasks <= self.max_num_seqs:
             fit = Fit.BEFORE
         return Offer(
             engine=self,

@@ -1,16 +1,17 @@
 """A task that has not ended, and its place in the one order of all queues.
 
-    key = (urgency, due, arrival of the application, topological order, id)
+    key = (urgency, due, place of the application, topological order, id)
 
-    due = arrival of the application + PATIENCE + slack
+    due = arrival of the application + slack + PATIENCE, which ends when something of the application has run;
+          0 where it must go on now (`critical_path`)
 
-    slack = CALL_STRETCH * the time of the call + REST_STRETCH * the time of what its application does after it,
-            and none once a task of the application has been placed
+    slack = CALL_STRETCH * the time of the call + REST_STRETCH * the time of what its application does after it, of
+            its first call; none for others that get ready before it has begun
 
-so that those which arrived first go first, successors of what runs come before applications that arrived later
-(app-FIFO), of those that arrived at about the same time the one with the least left goes first (shortest remaining
-work), and what is wanted within a time takes an earlier place in its class. Ageing is part of it: slack is at most
-PATIENCE, so nothing is passed over by what arrived later than that.
+so that those which arrived first go first, of those that arrived at about the same time the one with the least
+left goes first (shortest remaining work), successors of what has begun come before what has not (app-FIFO), in the
+order in which it did, and what is wanted within a time takes an earlier place in its class. Ageing is part of it:
+slack is at most PATIENCE, so nothing is passed over by what arrived later than twice that.
 
 Responsible for: the key, and what objective a task is treated as having. Leaves to AppScheduler: every change.
 """
@@ -49,20 +50,21 @@ class Entry:
     """`engine_id` None: it is queued. `since`: when it last began to wait for a place.
 
     `arrived`: when its application came, `due`: when something of it is wanted; in the time of the events.
-    `slack_s`: see above.
-    `aged`: it has waited so long that it is treated as urgent.
+    `wait_s`: between these, when nothing is wanted sooner. `place`: of its application.
+    `aged`: it has waited so long that it is treated as urgent. `critical`: it goes first in its class.
     """
 
     spec: TaskSpec
-    arrival: int
+    place: int
     objective: Objective
     group: Group | None
     arrived: float
     since: float
     due: float
-    slack_s: float = 0.0
+    wait_s: float
     engine_id: int | None = None
     aged: bool = False
+    critical: bool = False
     story: list[str] = field(default_factory=list)
 
     @property
@@ -71,8 +73,9 @@ class Entry:
 
     @property
     def key(self) -> Key:
-        due_ms = 0 if self.aged else math.ceil(self.due * 1000)
-        return self.acts_as.urgency, due_ms, self.arrival, self.spec.order, self.spec.task_id
+        due_ms = 0 if self.aged or self.critical else math.ceil(self.due * 1000)
+        place = 0 if self.critical else self.place
+        return self.acts_as.urgency, due_ms, place, self.spec.order, self.spec.task_id
 
     @property
     def acts_as(self) -> Objective:
@@ -86,15 +89,19 @@ class Entry:
         self.story.append(f"{now:.6f} {what}")
 
 
+def own_steps(spec: TaskSpec) -> int:
+    """The work of a task alone."""
+    return footprint(spec) - spec.num_tokens + spec.num_tokens // PROMPT_TOKENS_PER_STEP
+
+
 def slack(spec: TaskSpec, step_ms: float) -> float:
     """In seconds, by the work of the task and what its application has left after it; `step_ms`: of an engine."""
-    own = footprint(spec) - spec.num_tokens + spec.num_tokens // PROMPT_TOKENS_PER_STEP
+    own = own_steps(spec)
     left = own if spec.remaining_steps is None else spec.remaining_steps
     own = min(own, left)
     return min((CALL_STRETCH * own + REST_STRETCH * (left - own)) * step_ms / 1000, PATIENCE_S)
 
 
-def due(objective: Objective, arrived: float, now: float, slack_s: float = 0.0) -> float:
-    """When something of a task is wanted that gets ready `now` in an application that arrived then."""
-    patient = arrived + PATIENCE_S + slack_s
+def due(objective: Objective, patient: float, now: float) -> float:
+    """When something of a task is wanted that gets ready `now`; then it is wanted if nobody wants it sooner."""
     return patient if objective.within_ms is None else min(patient, now + objective.within_ms / 1000)

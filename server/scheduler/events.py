@@ -21,7 +21,8 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     tell; else `max_tokens` counts. `group_size`: how many tasks its group will have, itself included, where known.
 
     `remaining_steps`: what its application has left to do, itself included, in steps of one sequence; None: nobody
-    knows, so its own counts. `age_s`: how long ago its call was submitted.
+    knows, so its own counts. `following_steps`: how much of that has to wait for it, one call after another.
+    `age_s`: how long ago its call was submitted.
     """
 
     task_id: int
@@ -35,6 +36,7 @@ class TaskSpec(msgspec.Struct, frozen=True, kw_only=True):
     group_size: int = 1
     expected_tokens: int | None = None
     remaining_steps: int | None = None
+    following_steps: int = 0
     age_s: float = 0.0
     ahead: tuple[int, int] | None = None
     prefix_hashes: tuple[bytes, ...] = ()

@@ -49,6 +49,7 @@ def test_a_report_ends_with_its_lines_after_all_else(
 ) -> None:
     monkeypatch.setattr(stats, "RESULTS", tmp_path / "bench" / "out")
     monkeypatch.setattr("bench.report.RESULTS", tmp_path / "bench" / "out")
+    monkeypatch.setattr("bench.report.plot.draw", lambda path, charts: f"plot: {len(charts)}")
     (tmp_path / "bench" / "out").mkdir(parents=True)
     report = Report("B4", {"seeds": 2}, Constants(3.0, 0.1, 0.001, 0.08))
     report.add(paired("apps=6", ("ours", "radix"), [1.0, 1.0], [1.2, 1.3]))

@@ -236,7 +236,7 @@ def test_what_is_computed_ahead_takes_an_eighth_of_a_step_at_most_in_tokens_and_
         engine.add(request_id, 20, 40, Objective())
     engine.step()
     ahead = []
-    engine.scheduler.add(Warm(99, tuple(number * 3 % VOCAB for number in range(600))))
+    engine.scheduler.add(Warm(99, tuple(number * 3 % VOCAB for number in range(500))))
     for _ in range(10):
         engine.step()
         batch = engine.history[-1][0]

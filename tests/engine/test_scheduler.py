@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from engine.batch import ScheduledBatch
-from engine.budget import MIN_SPECULATIVE
+from engine.budget import MAX_SHARES, MIN_SPECULATIVE
 from engine.limits import Limits
 from engine.scheduler import BatchScheduler
 from engine.types import Generate, Hint, Objective, Salt, SamplingParams, TokenDelta, Urgency, Warm
@@ -372,6 +372,19 @@ def test_speculative_prefill_takes_a_small_share_of_a_step_and_makes_way() -> No
     engine.run()
     assert engine.last(2).finish_reason == "abort"
     assert engine.last(3).finish_reason == "length"
+
+
+def test_a_long_warm_waits_until_it_is_alone_where_its_share_of_a_step_is_small() -> None:
+    engine = Engine(replace(LIMITS, num_blocks=40, max_model_len=1024))
+    engine.add(1, prompt(20), max_tokens=20)
+    engine.step()
+    engine.scheduler.add(Warm(2, tuple(prompt(MIN_SPECULATIVE * MAX_SHARES + 1, seed=2))))
+    for _ in range(19):
+        batch = engine.step()
+        assert batch is not None
+        assert len(batch.sequences) == 1
+    engine.run()
+    assert engine.last(2).finish_reason == "stop"
 
 
 def test_a_warm_that_waited_too_long_is_dropped() -> None:

@@ -85,7 +85,8 @@ class Eager:
         self.follow(effects)
 
     def follow(self, effects: Effects) -> None:
-        self.eager.changed(effects)
+        if self.eager.changed(effects):
+            self.eager.look()
         for task in effects.ready:
             context = prefix.canonical(task.context(), tokenizer(), chat=False)
             self.submitted[task] = context.token_ids
@@ -142,6 +143,22 @@ def test_what_waits_for_a_client_is_computed_at_submit() -> None:
     eager = Eager()
     eager.submit(WORDS * 10 + "{{input:question}}{{output:answer}}")
     assert len(eager.texts) == 1
+
+
+def test_who_gets_its_last_input_a_moment_after_another_one_is_not_computed_in_between() -> None:
+    eager = Eager()
+    eager.submit("A {{output:a}}", "B {{output:b}}", "{{input:a}}{{input:b}}{{output:c}}")
+    for name in "ab":
+        eager.start(name)
+    assert eager.eager.changed(eager.program.finish(eager.task("a"), WORDS * 10, 1))
+    eager.finish("b", "done")
+    assert not eager.texts
+    other = Eager()
+    other.submit("A {{output:a}}", "B {{output:b}}", "{{input:a}}{{input:b}}{{output:c}}")
+    for name in "ab":
+        other.start(name)
+    other.finish("a", WORDS * 10)
+    assert len(other.texts) == 1, "where the other one takes longer, it is"
 
 
 def test_a_growing_input_is_followed_but_not_token_by_token() -> None:

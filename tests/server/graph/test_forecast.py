@@ -109,6 +109,20 @@ def test_whatever_the_graph_nothing_is_left_when_all_has_ended(reads: list[list[
     assert predicted.forecast.remaining == 0
 
 
+def test_what_follows_a_task_is_the_longest_way_to_the_end_and_no_more_than_is_left() -> None:
+    predicted = Predicted("{{output:a}}", "{{output:b}}", "{{input:a}}{{input:b}}{{output:c}}")
+    assert [predicted.forecast.following(predicted.task(name)) for name in "abc"] == [
+        LENGTH + 1,
+        LENGTH + 1,
+        0,
+    ]
+    for name in "abc":
+        predicted.finish(name)
+    predicted.program.submit("{{output:d}}")
+    predicted.forecast.add([predicted.task("d")], length)
+    assert predicted.forecast.following(predicted.task("d")) == 0
+
+
 def test_a_prompt_is_at_home_where_the_most_of_its_beginning_ran_last() -> None:
     predicted = Predicted(
         "S {{input:doc}} {{output:a}}",

@@ -26,6 +26,7 @@ def spec(
     group: str | None = None,
     group_size: int = 1,
     remaining: int | None = 0,
+    following: int = 0,
     age_s: float = 0.0,
     ahead: tuple[int, int] | None = None,
 ) -> TaskSpec:
@@ -40,6 +41,7 @@ def spec(
         group=group,
         group_size=group_size,
         remaining_steps=remaining,
+        following_steps=following,
         age_s=age_s,
         ahead=ahead,
         prefix_hashes=tuple(prefix for prefix, _ in prefixes),

@@ -6,6 +6,7 @@ import pytest
 
 from engine.types import Objective, Urgency
 from server.scheduler.app_scheduler import AppScheduler
+from server.scheduler.applications import WAITING
 from server.scheduler.events import (
     Abort,
     Dispatch,
@@ -24,7 +25,7 @@ from tests.server.scheduler.scheduling import PATIENT, URGENT, Scheduler, places
 
 def test_a_ready_task_goes_to_the_engine_at_once() -> None:
     scheduler = Scheduler(1000)
-    assert scheduler.ready(spec(1)) == Dispatch(1, 0, (0, 60_000, 1, 0, 1), URGENT)
+    assert scheduler.ready(spec(1)) == Dispatch(1, 0, (0, 60_000, WAITING + 1, 0, 1), URGENT)
 
 
 def test_without_an_engine_tasks_wait_and_then_go_in_order() -> None:
@@ -78,7 +79,7 @@ def test_a_changed_objective_reprioritises_where_the_task_is() -> None:
     scheduler = Scheduler(1000)
     scheduler.ready(spec(1, objective=PATIENT))
     change = ObjectiveChanged(1, URGENT)
-    assert scheduler(change) == [Reprioritise(1, 0, (0, 60_000, 1, 0, 1), URGENT)]
+    assert scheduler(change) == [Reprioritise(1, 0, (0, 60_000, WAITING + 1, 0, 1), URGENT)]
     assert scheduler(change) == []
     assert scheduler(ObjectiveChanged(99, URGENT)) == []
     scheduler(EngineDown(0))
@@ -114,7 +115,7 @@ def test_a_patient_task_under_urgent_load_becomes_urgent_in_time() -> None:
         scheduler.now = float(second)
         urgent = spec(1000 + second, f"chat{second}")
         changes += [action for action in scheduler(TaskReady(urgent)) if not isinstance(action, Dispatch)]
-    assert changes == [Reprioritise(1, 0, (0, 0, 1, 0, 1), URGENT)]
+    assert changes == [Reprioritise(1, 0, (0, 0, WAITING + 1, 0, 1), URGENT)]
     assert "waited long" in scheduler.why(1)
 
 

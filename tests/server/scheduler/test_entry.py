@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.types import Objective, Urgency
+from server.scheduler.applications import WAITING
 from server.scheduler.calibration import StepModel
 from server.scheduler.entry import HEAD_START_S
 from server.scheduler.events import (
@@ -11,6 +12,7 @@ from server.scheduler.events import (
     Reprioritise,
     TaskFinished,
     TaskSpec,
+    TaskStarted,
 )
 from tests.server.scheduler.scheduling import URGENT, Scheduler, places, spec
 
@@ -40,8 +42,12 @@ def test_a_deadline_that_comes_later_gives_an_earlier_place_from_then_on() -> No
     scheduler.ready(spec(1))
     scheduler.now = 2.0
     wanted = Objective(Urgency.LATENCY, within_ms=500)
-    assert scheduler(ObjectiveChanged(1, wanted)) == [Reprioritise(1, 0, (0, 2500, 1, 0, 1), wanted)]
-    assert scheduler(ObjectiveChanged(1, URGENT)) == [Reprioritise(1, 0, (0, 60_000, 1, 0, 1), URGENT)]
+    assert scheduler(ObjectiveChanged(1, wanted)) == [
+        Reprioritise(1, 0, (0, 2500, WAITING + 1, 0, 1), wanted)
+    ]
+    assert scheduler(ObjectiveChanged(1, URGENT)) == [
+        Reprioritise(1, 0, (0, 60_000, WAITING + 1, 0, 1), URGENT)
+    ]
 
 
 def key_of(scheduler: Scheduler, task: TaskSpec) -> tuple[int, ...]:
@@ -80,6 +86,19 @@ def test_an_application_that_has_begun_keeps_its_place_before_shorter_newcomers(
     scheduler.now = 5.0
     newcomer = key_of(scheduler, spec(2, "newcomer", remaining=1))
     assert key_of(scheduler, spec(3, "chain", order=1, remaining=990)) < newcomer
+
+
+def test_applications_that_have_begun_go_on_in_the_order_in_which_they_did() -> None:
+    scheduler = Scheduler(1000)
+    scheduler.ready(spec(1, "long", remaining=100))
+    scheduler.ready(spec(2, "short", remaining=90))
+    for task in (2, 1):
+        scheduler(TaskStarted(task))
+    short = key_of(scheduler, spec(3, "short", order=1, remaining=80))
+    long = key_of(scheduler, spec(4, "long", order=1, remaining=1))
+    newcomer = key_of(scheduler, spec(5, "newcomer", remaining=1))
+    assert short < long < newcomer
+    assert short[2] < long[2] < newcomer[2]  # so that a slot is given up in this order
 
 
 def test_how_long_work_takes_is_what_engines_say_of_their_steps() -> None:

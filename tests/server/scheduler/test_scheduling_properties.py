@@ -41,7 +41,7 @@ OBJECTIVES = st.sampled_from(
 )
 GROUPS = st.sampled_from([None, None, "g", "h"])
 TASKS = st.builds(
-    lambda app, order, objective, tokens, prefix, group, remaining: spec(
+    lambda app, order, objective, tokens, prefix, group, remaining, following: spec(
         0,
         app,
         order=order,
@@ -51,6 +51,7 @@ TASKS = st.builds(
         group=group,
         group_size=3,
         remaining=remaining,
+        following=following,
     ),
     st.sampled_from("abcd"),
     st.integers(-2, 5),
@@ -59,6 +60,7 @@ TASKS = st.builds(
     st.sampled_from([b"p", b"q"]),
     GROUPS,
     st.sampled_from([None, 0, 100, 10**9]),
+    st.sampled_from([0, 50]),
 )
 Command = tuple[str, object]
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
@@ -97,6 +99,7 @@ def event(number: int, kind: str, what: object) -> Event:
                 group=what.group,
                 group_size=what.group_size,
                 remaining=what.remaining_steps,
+                following=what.following_steps,
             )
         )
     if isinstance(what, tuple):
@@ -271,16 +274,20 @@ def test_keys_never_repeat(features: tuple[str, ...]) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(st.tuples(st.floats(0, 400), st.integers(0, 10**7), st.floats(0, 500)), min_size=2, max_size=20)
+    st.lists(
+        st.tuples(st.floats(0, 400), st.integers(0, 10**7), st.floats(0, 500), st.booleans()),
+        min_size=2,
+        max_size=20,
+    )
 )
 def test_nothing_is_passed_over_by_what_comes_later_than_the_bound(
-    tasks: list[tuple[float, int, float]],
+    tasks: list[tuple[float, int, float, bool]],
 ) -> None:
     """However little what comes has left to do, and however long ago its application came."""
     pure = AppScheduler()
     pure.handle(EngineUp(0, CAPACITY), 0.0)
     keys: list[tuple[float, tuple[int, ...]]] = []
-    for number, (when, remaining, age_s) in enumerate(sorted(tasks)):
+    for number, (when, remaining, age_s, starts) in enumerate(sorted(tasks)):
         ready = spec(number, f"app{number % 3}", remaining=remaining, age_s=age_s)
         (action,) = pure.handle(TaskReady(ready), when)
         assert isinstance(action, Dispatch)
@@ -291,3 +298,5 @@ def test_nothing_is_passed_over_by_what_comes_later_than_the_bound(
             if submitted - earlier > PATIENCE_S + HEAD_START_S + 0.001
         )
         keys.append((when, action.key))
+        if starts:
+            pure.handle(TaskStarted(number), when)
