@@ -42,7 +42,7 @@ def ask(text: P.SemanticVariable, question: str):
 
 def main() -> None:
     together = merge(*[summarise(text) for text in TEXTS])
-    question = "Who found the red kite?"
+    question = "Who got the green hat?"
     answer = ask(together, question)
     print(together.get())
     print(question, answer.get())

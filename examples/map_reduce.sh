@@ -11,7 +11,7 @@ curl -sS "${PARROT_BASE_URL:-http://127.0.0.1:8000}/v1/programs" \
     "placeholders": [{"name": "c", "transforms": "strip", "sampling": {"max_tokens": 80, "temperature": 0}}]},
    {"prompt": "Text: {{input:a}} {{input:b}} {{input:c}}\nSummary in one sentence: {{output:all}}",
     "placeholders": [{"name": "all", "transforms": "strip", "sampling": {"max_tokens": 80, "temperature": 0}}]},
-   {"prompt": "Text: {{input:all}}\nQuestion: Who found the red kite?\nAnswer: {{output:answer}}",
+   {"prompt": "Text: {{input:all}}\nQuestion: Who got the green hat?\nAnswer: {{output:answer}}",
     "placeholders": [{"name": "answer", "transforms": "strip", "sampling": {"max_tokens": 20, "temperature": 0}}]}],
  "get": ["all", "answer"]}
 JSON

@@ -10,7 +10,7 @@ WISHES = ("take place in the park", "be about Mia")
 
 
 @P.semantic_function(
-    sampling=P.Sampling(max_tokens=200, temperature=0.7, seed=1), transforms={"story": "strip"}
+    sampling=P.Sampling(max_tokens=200, temperature=0.7, seed=3), transforms={"story": "strip"}
 )
 def write(topic: P.SemanticVariable):
     """Write a story about {{input:topic}}.

@@ -4,7 +4,7 @@ curl -sS "${PARROT_BASE_URL:-http://127.0.0.1:8000}/v1/programs" \
   ${PARROT_API_KEY:+-H "Authorization: Bearer $PARROT_API_KEY"} -d @- <<'JSON'
 {"calls": [
    {"prompt": "Write a story about a fox named Tom.\nStory: {{output:draft}}",
-    "placeholders": [{"name": "draft", "transforms": "strip", "sampling": {"max_tokens": 200, "temperature": 0.7, "seed": 1}}]},
+    "placeholders": [{"name": "draft", "transforms": "strip", "sampling": {"max_tokens": 200, "temperature": 0.7, "seed": 3}}]},
    {"prompt": "Review the story. It should take place in the park.\nStory: {{input:draft}}\nReview: {{output:review1}}",
     "placeholders": [{"name": "review1", "transforms": "strip", "sampling": {"max_tokens": 40, "temperature": 0}}]},
    {"prompt": "Story: {{input:draft}}\nReview: {{input:review1}}\nRevise the story.\nRevised story: {{output:second}}",

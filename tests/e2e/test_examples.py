@@ -18,8 +18,8 @@ ANSWERS = {
     "chain_summary": ("Mia lost a red ball", "Otto", "found a blue kite on the hill and gave it to Tom"),
     "chat": ("fox",),
     "extraction": ("Mia", "Tom", "the park", "A red ball."),
-    "map_reduce": ("Lily found a green hat", "Otto lost a red kite", "Anna bought milk", "Daisy."),
-    "writer_reviewer": ("fox named Mia", "in the park"),
+    "map_reduce": ("Lily found a green hat", "Otto lost a red kite", "Anna bought milk", "Sam."),
+    "writer_reviewer": ("Mia was a fox", "in the park"),
 }
 """What the output says. The stories are the model's own, but for what they were asked to be about."""
 

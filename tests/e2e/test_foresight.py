@@ -8,7 +8,7 @@ from tests.e2e.api import Api
 
 BLOCK = 16
 AGENTS, TURNS = 6, 5
-WORDS = 320
+WORDS = 200
 """Of each agent's own prompt."""
 
 
