@@ -66,10 +66,16 @@ class EngineCore:
         self._overlaps = self._overlapping is not None and "overlap" not in disabled
         self._in_flight: deque[_InFlight] = deque()
         self._last_end = 0.0
+        self._handover = "handover" not in disabled
 
     @property
     def has_work(self) -> bool:
         return self.scheduler.has_work or bool(self._in_flight)
+
+    @property
+    def num_followed(self) -> int:
+        """Sequences that ended in the last step, whose successors should be in the next one."""
+        return self.scheduler.counts.num_followed if self._handover else 0
 
     def take(self, request: Request) -> None:
         """Effective from the next step on."""

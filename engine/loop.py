@@ -1,8 +1,9 @@
 """The loop of a loaded engine: frames in, steps, reports out.
 
 Responsible for: awaiting the socket when there is nothing to do, stepping when there is, and stopping when
-the server does not read its reports. Leaves to others: the steps (EngineCore), the process around it
-(worker).
+the server does not read its reports. When something has ended whose successor comes at once, it leaves the server
+the time to send that: a step without it would give the slot to somebody else, who computes a prompt in it and is
+paused in the next. Leaves to others: the steps (EngineCore), the process around it (worker).
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from contextlib import suppress
 from typing import cast
 
 from engine.core import EngineCore
 from engine.ipc import FrameBuffer, FrameEncoder, FrameError, decode_to_engine
-from engine.types import Failed, Shutdown, ToEngine
+from engine.types import Failed, Generate, Shutdown, ToEngine
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,9 @@ WRITE_BUFFER = 2**20
 """Bytes of reports that the server has not read, beyond which the engine waits for it."""
 
 FLUSH_S = 1.0
+
+HANDOVER_S = 0.01
+"""How long the next step waits at most for successors. The server takes one or two milliseconds for each."""
 
 
 def run(connection: socket.socket, core: EngineCore) -> int:
@@ -65,6 +70,8 @@ async def _step_until_end(server: _Server, core: EngineCore) -> None:
         if core.has_work or messages:
             server.write(frames.encode(core.step()))
         await server.drained()
+        if core.num_followed:
+            await server.wait_for_successors(core.num_followed)
         # Once is not enough: asyncio would run us again before it hands over what arrived during the step.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -109,8 +116,16 @@ class _Server(asyncio.Protocol):
             self._lost.set_result(None)
 
     async def wait_for_frames(self) -> None:
-        if not self.gone:
+        if not (self.gone or self._arrived or self._broken):
             await self._something.wait()
+
+    async def wait_for_successors(self, count: int) -> None:
+        """Until so many requests have arrived, or HANDOVER_S has passed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HANDOVER_S):
+                while not self.gone and sum(isinstance(each, Generate) for each in self._arrived) < count:
+                    self._something.clear()
+                    await self._something.wait()
 
     def take(self) -> list[ToEngine]:
         """What has arrived since. Raises FrameError if something was broken."""

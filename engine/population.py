@@ -41,7 +41,7 @@ WARM_NEXT_USE = 100
 
 @dataclass(slots=True)
 class StepCounts:
-    """Of the last schedule() and what happened since."""
+    """Of the last schedule() and what happened since. num_followed: sequences that ended, whose successors come."""
 
     num_tokens: int = 0
     num_preemptions: int = 0
@@ -49,6 +49,7 @@ class StepCounts:
     prefix_queries: int = 0
     prefix_hits: int = 0
     shared_keys: int = 0
+    num_followed: int = 0
 
 
 class Population:
@@ -165,6 +166,7 @@ class Population:
                 return self.finish(sequence, "error", "this engine gives no log-probabilities of prompts")
         reason, token_id = sequence.append(token.token_id), token.token_id
         if reason is not None:
+            self.counts.num_followed += sequence.followed
             self.end(sequence)
         stopped = reason == "stop"
         return TokenDelta(

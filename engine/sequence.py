@@ -51,6 +51,7 @@ class Sequence:
     arrived_at: float = 0.0
     queue_ms: float | None = None  # until its first step
     application: int = 0
+    followed: bool = False
 
     status: Status = Status.WAITING
     ticket: int = 0  # of its entry in the waiting queue
@@ -153,6 +154,7 @@ def from_generate(request: Generate, arrival: int, max_model_len: int) -> Sequen
         sampling=sampling,
         stop_ids=frozenset((*sampling.stop_token_ids, *eos)),
         application=request.application,
+        followed=request.followed,
     )
 
 

@@ -87,7 +87,7 @@ class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     that died): they count towards max_tokens, min_tokens and penalties, and are not reported again.
     `boundaries` are the positions at which a semantic variable ends, for hints and statistics. `application`:
     the place of its application in the order in which they began; within a class a slot is given up to an earlier
-    one only.
+    one only. `followed`: when it has ended, a request that has waited for nothing else comes at once.
     """
 
     id: int
@@ -99,6 +99,7 @@ class Generate(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     boundaries: tuple[int, ...] = ()
     num_generated: int = 0
     application: int = 0
+    followed: bool = False
 
 
 class Warm(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

@@ -29,6 +29,7 @@ FEATURES = (
     "kept-output",
     "chunked-prefill",
     "pausing",
+    "handover",
     "call-dedup",
     "objective-batching",
     "next-use-eviction",

@@ -259,7 +259,8 @@ class SessionRunner:
             prefix_hashes=prefix.prefix_hashes(context, self.tenant.salt),
             prefix_tokens=context.boundaries,
         )
-        return Work(spec, context.token_ids, params, self._salts(context), context.boundaries)
+        salts, followed = self._salts(context), task.is_followed
+        return Work(spec, context.token_ids, params, salts, context.boundaries, followed=followed)
 
     def _salts(self, context: prefix.Context) -> tuple[Salt, ...]:
         """A public call shares its leading constant with everybody, what follows with its tenant."""

@@ -125,6 +125,7 @@ TRIALS = {
     "shared-prefix-attention": Trial("a common prompt", _common_prompt),
     "chunked-prefill": CHATS,
     "pausing": CHAINS,
+    "handover": CHAINS,
     "call-dedup": Trial("duplicates", _duplicates, FEW_SLOTS),
     "objective-batching": CHATS,
     "next-use-eviction": Trial("agents in turn", _cycle, pool=CYCLE_POOL),

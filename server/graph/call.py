@@ -155,6 +155,11 @@ class Task:
         following = self.index + 1
         return self.call.tasks[following] if following < len(self.call.tasks) else None
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether a task waits for nothing but this one, as far as is known now."""
+        return any(other is not None and other.missing == 1 for other in (self.next, *self.output.consumers))
+
     def context(self) -> tuple[Fill | Kept, ...]:
         """What it generates from: every fill and output of its call before its own output."""
         pieces: list[Fill | Kept] = []

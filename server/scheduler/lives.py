@@ -50,6 +50,7 @@ class Work:
     salts: tuple[Salt, ...]
     boundaries: tuple[int, ...] = ()
     arrived: float | None = None  # when its client asked for it, which its times count from; None: now
+    followed: bool = False  # as engine.types.Generate's
 
 
 Tap = Callable[[TextDelta], bool]
@@ -287,6 +288,7 @@ class Generation:
             boundaries=work.boundaries,
             num_generated=len(self._token_ids),
             application=self._key[2] if self._objective.within_ms is None else FIRST,
+            followed=work.followed,
         )
 
 
