@@ -16,7 +16,7 @@ from bench.copilot import PATHS, Batch, Measured, measure
 from bench.report import Report, paired
 from bench.workloads.b0 import constants_of, load
 
-STATED = Batch(16, 1024, 32, 32)
+STATED = Batch(16, 1024, 32, 48)
 BAR = 0.4
 
 
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     add_flags(parser)
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--prefixes", type=int, nargs="+", default=[512, 768, 1024])
-    parser.add_argument("--output", type=int, default=32)
+    parser.add_argument("--output", type=int, default=48)
     args = parser.parse_args(argv)
     batches = [
         Batch(size, prefix, args.suffix, args.output) for prefix in args.prefixes for size in args.batches
