@@ -39,7 +39,6 @@ class _Work:
     left: int = 0
     path: int = 0
     tasks: set[int] = field(default_factory=set)
-    critical: bool = False
 
 
 class CriticalPath:
@@ -57,8 +56,7 @@ class CriticalPath:
         return len(self._apps)
 
     def is_critical(self, app: str) -> bool:
-        work = self._apps.get(app)
-        return work is not None and work.critical
+        return app in self._critical
 
     def ready(self, spec: TaskSpec, now: float) -> None:
         work = self._apps.get(spec.app)
@@ -90,17 +88,13 @@ class CriticalPath:
             if path * HANDOVER * slots < self._total or path > quiet_steps:
                 return
             self._paths.pop()
-            work = self._apps[app]
-            work.critical = True
             self._critical.add(app)
-            yield from sorted(work.tasks)
+            yield from sorted(self._apps[app].tasks)
 
     def _calm_down(self) -> None:
-        for app in self._critical:
-            work = self._apps[app]
-            work.critical = False
-            self._list(app, work)
-        self._critical.clear()
+        calm, self._critical = self._critical, set()
+        for app in calm:
+            self._list(app, self._apps[app])
 
     def _change(self, app: str, work: _Work, left: int, path: int) -> None:
         self._unlist(app, work)
@@ -109,11 +103,11 @@ class CriticalPath:
         self._list(app, work)
 
     def _list(self, app: str, work: _Work) -> None:
-        if not work.critical and work.path:
+        if work.path and app not in self._critical:
             insort(self._paths, (work.path, app))
 
     def _unlist(self, app: str, work: _Work) -> None:
-        if not work.critical and work.path:
+        if work.path and app not in self._critical:
             del self._paths[bisect_left(self._paths, (work.path, app))]
 
     def _forget(self, app: str) -> None:
@@ -126,7 +120,9 @@ class CriticalPath:
         """`tasks` that have not ended, and their applications."""
         assert {id: app for app, work in self._apps.items() for id in work.tasks} == tasks
         assert self._between.keys() == {app for app, work in self._apps.items() if not work.tasks}
-        assert self._critical == {app for app, work in self._apps.items() if work.critical}
+        assert self._critical <= self._apps.keys()
         assert self._total == sum(work.left for work in self._apps.values())
-        listed = ((work.path, app) for app, work in self._apps.items() if not work.critical and work.path)
+        listed = (
+            (work.path, app) for app, work in self._apps.items() if work.path and app not in self._critical
+        )
         assert self._paths == sorted(listed)
