@@ -55,7 +55,7 @@ AS_PUBLISHED = frozenset(
     }
 )
 
-ENGINE = frozenset({"overlap", "cuda-graphs"})
+ENGINE = frozenset({"overlap", "cuda-graphs", "compiled-kernels"})
 """How an engine runs its steps, which is no matter of what it is asked for: on in every mode."""
 
 NONE = Mode("none", False, ENGINE)

@@ -22,6 +22,18 @@ BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "models" / "parrot-tale
 
 ToolCallParser = Literal["auto", "none", "hermes", "mistral", "llama3"]
 
+SCHEDULING = (
+    "affinity",
+    "task-groups",
+    "app-fifo",
+    "step-limits",
+    "ageing",
+    "hold-back",
+    "srpt",
+    "critical-path",
+)
+"""Of AppScheduler. Without any: requests in the order they come, each on the least loaded engine."""
+
 FEATURES = (
     "prefix-cache",
     "in-flight-dedup",
@@ -33,20 +45,14 @@ FEATURES = (
     "call-dedup",
     "objective-batching",
     "next-use-eviction",
-    "affinity",
-    "task-groups",
-    "app-fifo",
-    "step-limits",
-    "ageing",
-    "hold-back",
-    "srpt",
-    "critical-path",
+    *SCHEDULING,
     "fair-share",
     "length-prediction",
     "eager-prefill",
     "streamed-prefill",
     "overlap",
     "cuda-graphs",
+    "compiled-kernels",
 )
 """What `--disable` knows: every optimisation is a toggle."""
 

@@ -26,6 +26,7 @@ ALLOWED = {
     "bench": ("bench", "server", "compat", "engine", "ops", "parrot"),
 }
 TORCH_ONLY_IN = ("engine.runner", "engine.models", "ops", "bench")
+NUMBA_ONLY_IN = ("ops.compiled",)
 AIOHTTP_ONLY_IN = ("server.http", "server.app", "run_server", "parrot.transport", "bench")
 INSIDE_SERVER = (  # each may import those before it, and itself
     ("server.errors", "server.config", "server.tenant", "server.tokenizer", "server.detokenizer"),
@@ -82,6 +83,8 @@ def test_a_module_imports_only_from_its_floor_or_below(module: str, path: Path) 
             assert any(_inside(imported, name) for name in _rule(module)), f"{module} imports {imported}"
         if _inside(imported, "torch") or _inside(imported, "triton"):
             assert any(_inside(module, name) for name in TORCH_ONLY_IN), f"{module} imports {imported}"
+        if _inside(imported, "numba") or _inside(imported, "llvmlite"):
+            assert any(_inside(module, name) for name in NUMBA_ONLY_IN), f"{module} imports {imported}"
         if _inside(imported, "aiohttp"):
             assert any(_inside(module, name) for name in AIOHTTP_ONLY_IN), f"{module} imports {imported}"
 
@@ -110,7 +113,8 @@ def _level(module: str) -> int | None:
 
 @pytest.mark.parametrize("module", ["server.app", "parrot"])
 def test_importing_it_leaves_the_heavy_libraries_out(module: str) -> None:
-    code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'triton'}} & set(sys.modules)))"
+    heavy = {"numba", "torch", "transformers", "triton"}
+    code = f"import sys, {module}; print(sorted({heavy!r} & set(sys.modules)))"
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -143,6 +143,7 @@ TRIALS = {
     "streamed-prefill": Trial("another agent's words", _overheard),
     "overlap": Trial("map-reduce", _map_reduces),
     "cuda-graphs": Trial("map-reduce", _map_reduces),
+    "compiled-kernels": Trial("map-reduce", _map_reduces),
 }
 
 

@@ -27,7 +27,8 @@ from bench.workloads.roofline_parts import PARTS, Parts, watched
 from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.models.config import ModelConfig, load_config
-from engine.runner.model_runner import ModelRunner, load_runner
+from engine.runner.cpu_loader import load_runner
+from engine.runner.model_runner import ModelRunner
 from engine.types import Abort, Generate, SamplingParams, StepReport
 
 CHECKED = 2

@@ -17,6 +17,7 @@ import engine.layout
 from engine.core import EngineCore
 from engine.models.decoder import Decoder
 from engine.runner.model_runner import ModelRunner
+from engine.runner.torch_forward import TorchForward
 from ops.cpu_attention import AttentionStep
 from ops.linear import Linear
 
@@ -104,14 +105,19 @@ def watched(core: EngineCore, runner: ModelRunner) -> Iterator[Parts]:
         watch(engine.layout, "build_plan", "plan")
         watch(runner, "_begin", "inputs")
         watch(runner._sampler, "sample", "sampling")
-        watch(runner._prepared, "at", "prepare")
-        watch(F, "embedding", "embed")
-        watch(AttentionStep, "run", "attention")
-        _watch_model(runner._decoder, watch, watch_linear)
+        if isinstance(runner._forward, TorchForward):
+            _watch_forward(runner._forward, watch, watch_linear)
         yield parts
 
 
 _Watch = Callable[[Any, str, str], None]
+
+
+def _watch_forward(forward: TorchForward, watch: _Watch, watch_linear: _Watch) -> None:
+    watch(forward._prepared, "at", "prepare")
+    watch(F, "embedding", "embed")
+    watch(AttentionStep, "run", "attention")
+    _watch_model(forward._decoder, watch, watch_linear)
 
 
 def _watch_model(decoder: Decoder, watch: _Watch, watch_linear: _Watch) -> None:

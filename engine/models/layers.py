@@ -20,7 +20,9 @@ class Weights(Protocol):
     """Where a model's tensors come from: a folder, or a random generator."""
 
     def get(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """The tensor in the model's dtype. Raises ValueError when it is missing or of another shape."""
+        """The tensor in the model's dtype, or as it is stored where the loader keeps that. Raises ValueError when
+        it is missing or of another shape.
+        """
         ...
 
 

@@ -27,11 +27,16 @@ class _Index(msgspec.Struct):
 
 
 class FolderWeights:
-    """The tensors of `folder`/model.safetensors, or of the shards that model.safetensors.index.json names."""
+    """The tensors of `folder`/model.safetensors, or of the shards that model.safetensors.index.json names.
 
-    def __init__(self, folder: Path, dtype: torch.dtype, progress: Progress) -> None:
+    dtype: what they are converted to, but for those that are stored as `kept`, which are handed out as they are.
+    """
+
+    def __init__(
+        self, folder: Path, dtype: torch.dtype, progress: Progress, *, kept: torch.dtype | None = None
+    ) -> None:
         self._folder = folder
-        self._dtype = dtype
+        self._dtype, self._kept = dtype, kept
         self._progress = progress
         self._files: dict[str, Any] = {}  # safetensors' handles have no public type
         self._file_of = _locate_tensors(folder)
@@ -48,7 +53,7 @@ class FolderWeights:
             raise ValueError(f"{self._folder / file}: {name} has shape {tuple(tensor.shape)}, not {shape}")
         self._read += 1
         self._progress(min(1.0, self._read / len(self._file_of)))
-        return tensor.to(self._dtype)
+        return tensor if tensor.dtype == self._kept else tensor.to(self._dtype)
 
 
 class DummyWeights:

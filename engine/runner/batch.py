@@ -3,13 +3,13 @@
 Owns the slot tables of the runner: each running sequence's block table and its last sampled token, by slot.
 Changed only through `apply` (a batch's installs and tables) and `record` (a step's samples).
 
-Rows are padded to the linears' row policy; padded rows compute token 0 at position 0 and write to scratch
+Rows are padded as what computes them wants it; padded rows compute token 0 at position 0 and write to scratch
 block 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
@@ -18,9 +18,11 @@ import numpy.typing as npt
 import torch
 
 from engine.batch import ScheduledBatch, ScheduledSequence
-from ops.linear import RowPolicy
 
 Int64Array = npt.NDArray[np.int64]
+
+Padding = Callable[[int], int]
+"""Number of rows -> how many they are computed as."""
 
 _RUN = 16
 """Rows that are written by index in the time that a run of them is."""
@@ -74,9 +76,7 @@ class SlotTables:
         table: list[int] = self._blocks[slot, : self._num_blocks[slot]].tolist()
         return table
 
-    def inputs(
-        self, batch: ScheduledBatch, block_size: int, policy: RowPolicy, vocab_size: int
-    ) -> StepInputs:
+    def inputs(self, batch: ScheduledBatch, block_size: int, padding: Padding, vocab_size: int) -> StepInputs:
         """The rows of a batch whose tables have been applied."""
         sequences = batch.sequences
         count = len(sequences)
@@ -90,7 +90,7 @@ class SlotTables:
             positions = np.arange(rows) + np.repeat(starts - (ends - lengths), lengths)
             row_slots = np.repeat(slots, lengths)
         ids = np.fromiter(chain.from_iterable(self._ids(sequences)), np.int64, rows)
-        padded = policy.padded(rows)
+        padded = padding(rows)
         blocks, places = np.divmod(positions, block_size)
         kv_slots = self._blocks[row_slots, blocks] * block_size + places
         invalid = (ids < 0) | (ids >= vocab_size)
@@ -105,9 +105,9 @@ class SlotTables:
             ids=_padded(ids, padded),
             padded_positions=_padded(positions, padded),
             kv_slots=_padded(kv_slots, padded),
-            logit_rows=_logit_rows(ends[sampled] - 1, padded, policy)
+            logit_rows=_logit_rows(ends[sampled] - 1, padded, padding)
             if not scored
-            else _scored_rows(ends[sampled] - 1, sequences, ends - lengths, policy),
+            else _scored_rows(ends[sampled] - 1, sequences, ends - lengths, padding),
             sampled=tuple(item for item in sequences if item.sample),
             invalid=wrong,
             scored=scored,
@@ -137,17 +137,17 @@ def _padded(values: Int64Array, length: int) -> torch.Tensor:
     return torch.from_numpy(result)
 
 
-def _logit_rows(rows: Int64Array, padded_rows: int, policy: RowPolicy) -> torch.Tensor | None:
+def _logit_rows(rows: Int64Array, padded_rows: int, padding: Padding) -> torch.Tensor | None:
     if not len(rows):
         return torch.empty(0, dtype=torch.int64)
-    padded = policy.padded(len(rows))
+    padded = padding(len(rows))
     if padded == padded_rows and rows[-1] == len(rows) - 1:
         return None
     return _padded(rows, padded)
 
 
 def _scored_rows(
-    sampled: Int64Array, sequences: tuple[ScheduledSequence, ...], begins: Int64Array, policy: RowPolicy
+    sampled: Int64Array, sequences: tuple[ScheduledSequence, ...], begins: Int64Array, padding: Padding
 ) -> torch.Tensor:
     """The sampled rows, and behind them the rows with targets."""
     parts = [
@@ -156,4 +156,4 @@ def _scored_rows(
         if item.targets
     ]
     rows = np.concatenate((sampled, *parts))
-    return _padded(rows, policy.padded(len(rows)))
+    return _padded(rows, padding(len(rows)))

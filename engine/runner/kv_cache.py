@@ -38,19 +38,23 @@ class KvSizes:
 
 
 class KvCache:
-    """Owns the pool. `layers[i]` is layer i's [2 x kv_heads, slots, head_dim], keys first."""
+    """Owns the pool. `layers[i]` is layer i's [2 x kv_heads, slots, head_dim], keys first.
 
-    def __init__(self, sizes: KvSizes, model: ModelConfig, dtype: torch.dtype) -> None:
+    interleaved: so many slots of a head may lie in an order of their own, and are copied together.
+    """
+
+    def __init__(self, sizes: KvSizes, model: ModelConfig, dtype: torch.dtype, interleaved: int = 1) -> None:
         self.sizes = sizes
+        self._interleaved = interleaved
         slots = sizes.num_blocks * sizes.block_size
-        self._pool = torch.empty(model.num_layers, 2 * model.num_kv_heads, slots, model.head_dim, dtype=dtype)
-        self._pool.zero_()  # touches every page
-        self.layers = tuple(self._pool.unbind(0))
+        self.pool = torch.empty(model.num_layers, 2 * model.num_kv_heads, slots, model.head_dim, dtype=dtype)
+        self.pool.zero_()  # touches every page
+        self.layers = tuple(self.pool.unbind(0))
 
     def copy(self, source: int, target: int, tokens: int) -> None:
-        """Copy the first `tokens` slots of block `source` into block `target`."""
-        size = self.sizes.block_size
-        copy_block(self._pool, source * size, target * size, tokens)
+        """Copy the first `tokens` slots of block `source` to block `target`, with what is interleaved with them."""
+        size, together = self.sizes.block_size, self._interleaved
+        copy_block(self.pool, source * size, target * size, -(-tokens // together) * together)
 
     def scrub(self, blocks: list[int]) -> None:
         """Zero what is not finite in these blocks: a failed sequence's numbers must not reach their next
@@ -60,7 +64,7 @@ class KvCache:
         """
         size = self.sizes.block_size
         for block in blocks:
-            self._pool[:, :, block * size : (block + 1) * size].nan_to_num_(0.0, 0.0, 0.0)
+            self.pool[:, :, block * size : (block + 1) * size].nan_to_num_(0.0, 0.0, 0.0)
 
 
 def size_kv_cache(config: EngineConfig, model: ModelConfig, dtype: torch.dtype, free_bytes: int) -> KvSizes:

@@ -28,7 +28,7 @@ def load_runner(config: EngineConfig, progress: Progress) -> LoadedRunner:
         )
         device = "cpu"
     if device == "cpu":
-        from engine.runner.model_runner import load_runner as load_on_cpu
+        from engine.runner.cpu_loader import load_runner as load_on_cpu
 
         return load_on_cpu(config, progress)
     from engine.runner.device_loader import load_runner as load_on_gpu

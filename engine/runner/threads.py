@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -23,28 +24,21 @@ _REPEATS = 5
 _WORTH = 0.9
 
 
+@dataclass(frozen=True, slots=True)
 class ThreadChoice:
-    """Sets torch's number of threads before a step. `choices`: (up to this many rows, threads), ascending."""
+    """choices: (up to this many rows, threads), ascending; most: the threads of steps with more rows."""
 
-    __slots__ = ("_choices", "_current", "_most")
+    choices: tuple[tuple[int, int], ...]
+    most: int
 
-    def __init__(self, choices: tuple[tuple[int, int], ...], most: int) -> None:
-        self._choices = choices
-        self._most = most
-        self._current = torch.get_num_threads()
+    def of(self, rows: int) -> int:
+        """The number of threads for a step of `rows` rows."""
+        return next((threads for limit, threads in self.choices if rows <= limit), self.most)
 
-    @property
-    def most(self) -> int:
-        return self._most
 
-    def use_for(self, rows: int) -> None:
-        """Set the number of threads for a step of `rows` rows."""
-        self.use(next((threads for limit, threads in self._choices if rows <= limit), self._most))
-
-    def use(self, threads: int) -> None:
-        if threads != self._current:
-            torch.set_num_threads(threads)
-            self._current = threads
+def use_torch_threads(threads: int) -> None:
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
 
 
 def fixed_threads(threads: int) -> ThreadChoice:
@@ -52,8 +46,8 @@ def fixed_threads(threads: int) -> ThreadChoice:
     return ThreadChoice((), threads)
 
 
-def time_threads(most: int, step: Callable[[int], None], choice: ThreadChoice) -> ThreadChoice:
-    """Choose by timing `step(rows)` at PROBES with 1, 2, 4, ... `most` threads; at most about 0.15 s.
+def time_threads(most: int, step: Callable[[int], None], use: Callable[[int], None]) -> ThreadChoice:
+    """Choose by timing `step(rows)` at PROBES with 1, 2, 4, ... `most` threads, which `use` sets; in about 0.15 s.
 
     More threads must pay: each doubling has to take a tenth off. A large model does not get through in time, and
     what is not timed uses all threads.
@@ -62,7 +56,7 @@ def time_threads(most: int, step: Callable[[int], None], choice: ThreadChoice) -
     deadline = time.perf_counter() + _BUDGET_S
     choices: list[tuple[int, int]] = []
     for rows, until in PROBES:
-        times = [(threads, _typical_time(rows, threads, step, choice, deadline)) for threads in candidates]
+        times = [(threads, _typical_time(rows, threads, step, use, deadline)) for threads in candidates]
         if time.perf_counter() > deadline:
             break
         best, best_time = times[0]
@@ -78,10 +72,10 @@ def time_threads(most: int, step: Callable[[int], None], choice: ThreadChoice) -
 
 
 def _typical_time(
-    rows: int, threads: int, step: Callable[[int], None], choice: ThreadChoice, deadline: float
+    rows: int, threads: int, step: Callable[[int], None], use: Callable[[int], None], deadline: float
 ) -> float:
     """The median: the minimum would hide what waking threads costs on cores that others use too."""
-    choice.use(threads)
+    use(threads)
     seconds: list[float] = []
     for _ in range(_REPEATS):
         begin = time.perf_counter()

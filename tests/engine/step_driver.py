@@ -16,7 +16,8 @@ import torch
 from engine.batch import ScheduledBatch, ScheduledSequence, SlotInstall
 from engine.config import EngineConfig
 from engine.plan import Rows, build_plan
-from engine.runner.model_runner import ModelRunner, load_runner
+from engine.runner.cpu_loader import load_runner
+from engine.runner.model_runner import ModelRunner
 from engine.types import SamplingParams
 
 GREEDY = SamplingParams(max_tokens=1 << 20, seed=0, temperature=0.0)

@@ -17,7 +17,14 @@ LENGTH = 540
 """Three chunks of keys."""
 
 Logits = dict[int, torch.Tensor]
-Dtype = Literal["float32", "bfloat16"]
+Way = tuple[Literal["float32", "bfloat16"], frozenset[str]]
+
+WAYS: dict[str, Way] = {
+    "torch-float32": ("float32", frozenset({"compiled-kernels"})),
+    "torch-bfloat16": ("bfloat16", frozenset()),
+    "compiled": ("float32", frozenset()),
+}
+"""Of computing: a dtype, and what is disabled."""
 
 FAMILIES: dict[str, dict[str, int | float | bool | str | list[str] | None]] = {
     "llama": {},
@@ -60,24 +67,27 @@ class Case:
             assert torch.equal(logits, expected[position]), (name, position)
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def dtype(request: pytest.FixtureRequest) -> Dtype:
-    chosen: Dtype = request.param
-    return chosen
+@pytest.fixture(scope="module", params=list(WAYS))
+def way(request: pytest.FixtureRequest) -> Way:
+    return WAYS[request.param]
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, dtype: Dtype) -> Case:
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, way: Way) -> Case:
     folder = write_config(tmp_path_factory.mktemp("model"), **FAMILIES[request.param])
+    dtype, disabled = way
     config = EngineConfig(
         model=str(folder),
         load_format="dummy",
         dtype=dtype,
         block_size=32,
         kv_cache_memory=24 * 2**20,
-        num_threads=1,
+        num_threads=2,
+        disabled=disabled,
     )
-    return Case(load(config))
+    runner = load(config)
+    runner.choose_threads(fixed_threads(1))
+    return Case(runner)
 
 
 @pytest.mark.parametrize(("chunk", "begin"), [(2, 400), (7, 200), (64, 0), (250, 0), (512, 0)])

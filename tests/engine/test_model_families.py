@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from engine.config import EngineConfig
 from engine.models.config import load_config, parse_config
@@ -196,6 +197,15 @@ def test_a_tensor_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
     weights = FolderWeights(tmp_path, torch.float32, lambda fraction: None)
     with pytest.raises(ValueError, match=r"mlp\.gate_proj\.weight has shape \(120, 64\), not \(124, 64\)"):
         Decoder(load_config(tmp_path), weights, cpu_ops(torch.float32))
+
+
+def test_a_dtype_that_may_be_kept_is_not_converted_and_others_are(tmp_path: Path) -> None:
+    stored = {"half": torch.bfloat16, "whole": torch.float64}
+    save_file(
+        {name: torch.ones(3, dtype=dtype) for name, dtype in stored.items()}, tmp_path / "model.safetensors"
+    )
+    weights = FolderWeights(tmp_path, torch.float32, lambda fraction: None, kept=torch.bfloat16)
+    assert [weights.get(name, (3,)).dtype for name in stored] == [torch.bfloat16, torch.float32]
 
 
 def test_loading_reports_its_progress_to_the_end(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from engine.batch import SampledTokens, ScheduledBatch, ScheduledSequence, SlotI
 from engine.config import EngineConfig
 from engine.models.config import load_config
 from engine.plan import Rows, build_plan
+from engine.runner.cpu_loader import load_runner
 from engine.runner.kv_cache import size_kv_cache
-from engine.runner.model_runner import ModelRunner, load_runner
+from engine.runner.model_runner import ModelRunner
 from engine.runner.threads import fixed_threads
 from engine.types import SamplingParams
 from tests.engine.step_driver import GREEDY, StepDriver, load, write_config
@@ -205,7 +206,9 @@ def test_the_number_of_threads_is_chosen_by_timing_unless_it_is_given(
         with caplog.at_level("INFO"):
             load(msgspec.structs.replace(_config(folder), num_threads=None))
         assert "threads: " in caplog.text
-        fixed_threads(2).use_for(1)
+        runner = load(_config(folder))
+        runner.choose_threads(fixed_threads(2))
+        _greedy_tokens(runner, (1, 2), 1)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -223,7 +226,9 @@ def test_with_packed_or_plain_weights_alone_the_contract_still_holds(
     monkeypatch.setattr("ops.linear._LARGE", 0)
     if not packs:
         monkeypatch.setattr("ops.linear.can_pack", lambda dtype: False)
-    runner = load(msgspec.structs.replace(_config(folder), dtype=dtype))
+    runner = load(
+        msgspec.structs.replace(_config(folder), dtype=dtype, disabled=frozenset({"compiled-kernels"}))
+    )
     ids = tuple(number * 7 % 131 for number in range(300))
     by_chunk = []
     for chunk in (1, 45):
@@ -237,7 +242,7 @@ def test_with_packed_or_plain_weights_alone_the_contract_still_holds(
 def test_loading_does_not_import_transformers(folder: Path) -> None:
     code = (
         "import sys; from engine.config import EngineConfig;"
-        "from engine.runner.model_runner import load_runner;"
+        "from engine.runner.cpu_loader import load_runner;"
         f"load_runner(EngineConfig(model={str(folder)!r}, load_format='dummy', kv_cache_memory=2**21,"
         "max_model_len=512), lambda stage, fraction: None);"
         "sys.exit('transformers' in sys.modules)"

@@ -10,7 +10,7 @@ import pytest
 from engine.batch import ScheduledBatch
 from engine.budget import MIN_SPECULATIVE, SPECULATIVE_SHARE
 from engine.limits import Limits
-from engine.pace import AGEING, AGEING_SHARE, CREDIT, MIN_PREFILL
+from engine.pace import CREDIT, FLOOR, MIN_PREFILL
 from engine.scheduler import BatchScheduler
 from engine.types import Generate, Objective, SamplingParams, Urgency, Warm
 from tests.engine.paged_runner import PagedRunner, expected_tokens
@@ -126,34 +126,25 @@ def test_a_paused_sequence_keeps_its_slot_and_its_blocks() -> None:
     engine.check_outputs()
 
 
-def test_a_limit_that_cannot_be_met_pauses_no_chat_and_lets_batch_work_age() -> None:
+def test_a_limit_that_cannot_be_met_pauses_no_chat_and_leaves_batch_work_its_floor() -> None:
     engine = Engine()
     batch_work(engine)
     for index in (1, 2, 3):
-        engine.add(index, 64, 100, chat(0.5))
+        engine.add(index, 64, 50, chat(0.5))
     for _ in range(3):
         engine.step()
     chats = {engine.slot(index) for index in (1, 2, 3)}
-    alone, others = 0, 0
-    for batch, _ in engine.until(1):
+    others, times = 0, []
+    for batch, step_ms in engine.until(1):
         slots = {rows.slot for rows in batch.sequences}
-        if len(batch.sequences) > 3 or alone:
-            alone = 0 if slots - chats else alone + 1
-        assert alone < AGEING, "something else gets on in so many steps"
-        others += len(slots - chats)
         assert chats <= slots or engine.scheduler.num_running < 27
-    assert 97 // AGEING - 1 <= others <= 97 // AGEING + 2
+        others += len(slots - chats)
+        times.append(step_ms)
+    alone, row = BASE_MS + 3 * (SEQUENCE_MS + 0.12), SEQUENCE_MS + 0.12
+    assert others * row / len(times) == pytest.approx(alone * FLOOR, rel=0.2)
+    assert sum(times) / len(times) < alone * (1 + FLOOR) * 1.05
     engine.run()
     engine.check_outputs()
-
-
-def test_ageing_exceeds_the_limit_by_a_bounded_share() -> None:
-    engine = Engine()
-    batch_work(engine)
-    engine.add(1, 64, 100, chat(4.7))  # what the chat takes alone
-    times = [step_ms for _, step_ms in engine.until(1)][8:]
-    alone = BASE_MS + SEQUENCE_MS + 0.17
-    assert sum(times) / len(times) < alone * (1 + AGEING_SHARE / AGEING) + 0.1
 
 
 def test_prefill_of_batch_work_is_cut_to_what_fits() -> None:

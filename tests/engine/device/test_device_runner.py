@@ -14,10 +14,10 @@ from engine.batch import ScheduledBatch, ScheduledSequence, SlotInstall
 from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.plan import Rows, build_plan
+from engine.runner.cpu_loader import load_runner
 from engine.runner.device_loader import load_onto
 from engine.runner.device_runner import DeviceRunner
 from engine.runner.loaded import LoadedRunner
-from engine.runner.model_runner import load_runner
 from engine.types import Generate, Objective, SamplingParams, Urgency
 from tests.engine.step_driver import GREEDY, StepDriver
 from tests.engine.test_model_families import Checkpoint

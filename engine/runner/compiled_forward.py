@@ -1,0 +1,54 @@
+"""Logits by one compiled call a step: small models in float32, where torch's price for each call is most of a step.
+
+Responsible for the KV memory in the layout of the kernels, and for threads. Leaves to others: everything that is
+computed (`engine.models.compiled`). Imports numba, and so is imported late.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from engine.batch import AttentionPlan
+from engine.config import EngineConfig
+from engine.models.compiled import CompiledDecoder, padded_head
+from engine.models.config import ModelConfig
+from engine.models.layers import Weights
+from engine.runner.batch import StepInputs
+from engine.runner.kv_cache import KvCache, free_memory, size_kv_cache
+from engine.runner.threads import use_torch_threads
+from ops.compiled.decoder import Pool
+from ops.compiled.llvm import LANES
+from ops.compiled.threads import use_threads
+
+
+class CompiledForward:
+    """Rows are not padded. most_threads: as many as `decoder` has memory for."""
+
+    def __init__(self, decoder: CompiledDecoder, cache: KvCache, most_threads: int) -> None:
+        sizes = cache.sizes
+        self._decoder, self._most_threads = decoder, most_threads
+        self._pool = Pool(cache.pool.view(-1).numpy(), sizes.num_blocks * sizes.block_size, sizes.block_size)
+        self.use_threads(most_threads)
+
+    def padded(self, rows: int) -> int:
+        return rows
+
+    def use_threads(self, threads: int) -> None:
+        use_torch_threads(threads)  # the sampler's
+        use_threads(min(threads, self._most_threads))
+
+    def compute(self, inputs: StepInputs, plan: AttentionPlan) -> torch.Tensor:
+        return self._decoder.compute(inputs, plan, self._pool)
+
+
+def make_compiled_forward(
+    config: EngineConfig, model: ModelConfig, weights: Weights, threads: int, max_rows: int
+) -> tuple[CompiledForward, KvCache]:
+    """Size the KV memory, load the weights, and take the kernels from their cache or compile them."""
+    in_memory = replace(model, head_dim=padded_head(model))
+    sizes = size_kv_cache(config, in_memory, torch.float32, free_memory())
+    decoder = CompiledDecoder(model, weights, sizes.max_model_len, max_rows, threads)
+    cache = KvCache(sizes, in_memory, torch.float32, interleaved=LANES)
+    return CompiledForward(decoder, cache, threads), cache
