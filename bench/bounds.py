@@ -6,6 +6,7 @@ follow; the constants are those that B0 fits.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -105,3 +106,27 @@ def eager_idle(constants: Constants, context: int, late_ms: float, answer: int) 
     """Prefill of a context while the engine waits `late_ms` for its input, over prefill after that."""
     prefill, rest = constants.p * context, answer * constants.step_ms(1, context)
     return (late_ms + prefill + rest) / (max(late_ms, prefill) + rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """`count` requests of so many tokens."""
+
+    count: int
+    prompt: int
+    output: int
+
+
+def paced(constants: Constants, limit_ms: float, chats: Load, work: Load) -> float:
+    """Batch work beside chats whose time per token is kept at a limit, over both together without one.
+
+    One device computes both: in a step, batch work has what chats leave of the limit. Infinite: they leave nothing.
+    """
+    prefill = constants.p - constants.a / 512  # measured in steps of 512 tokens, of which each has an `a`
+    chat_ms = constants.step_ms(chats.count, chats.count * (chats.prompt + chats.output / 2))
+    chat_ms += prefill * chats.count * chats.prompt / chats.output
+    token_ms = constants.b + constants.c * (work.prompt + work.output / 2)
+    work_ms = work.count * (work.prompt * prefill + work.output * token_ms)
+    if limit_ms <= chat_ms:
+        return math.inf
+    return work_ms * limit_ms / (limit_ms - chat_ms) / (work_ms + work.output * chat_ms)

@@ -77,6 +77,11 @@ class EngineCore:
         """Sequences that ended in the last step, whose successors should be in the next one."""
         return self.scheduler.counts.num_followed if self._handover else 0
 
+    @property
+    def handover_s(self) -> float:
+        """How long the next step should wait for these; 0: not at all."""
+        return self.scheduler.handover_s if self.num_followed else 0.0
+
     def take(self, request: Request) -> None:
         """Effective from the next step on."""
         match request:

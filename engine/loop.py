@@ -1,9 +1,8 @@
 """The loop of a loaded engine: frames in, steps, reports out.
 
 Responsible for: awaiting the socket when there is nothing to do, stepping when there is, and stopping when
-the server does not read its reports. When something has ended whose successor comes at once, it leaves the server
-the time to send that: a step without it would give the slot to somebody else, who computes a prompt in it and is
-paused in the next. Leaves to others: the steps (EngineCore), the process around it (worker).
+the server does not read its reports. Leaves to others: the steps (EngineCore), how long one waits for successors of
+what has ended (`engine.handover`), the process around it (worker).
 """
 
 from __future__ import annotations
@@ -24,9 +23,6 @@ WRITE_BUFFER = 2**20
 """Bytes of reports that the server has not read, beyond which the engine waits for it."""
 
 FLUSH_S = 1.0
-
-HANDOVER_S = 0.01
-"""How long the next step waits at most for successors. The server takes one or two milliseconds for each."""
 
 
 def run(connection: socket.socket, core: EngineCore) -> int:
@@ -70,8 +66,8 @@ async def _step_until_end(server: _Server, core: EngineCore) -> None:
         if core.has_work or messages:
             server.write(frames.encode(core.step()))
         await server.drained()
-        if core.num_followed:
-            await server.wait_for_successors(core.num_followed)
+        if wait_s := core.handover_s:
+            await server.wait_for_successors(core.num_followed, wait_s)
         # Once is not enough: asyncio would run us again before it hands over what arrived during the step.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -119,10 +115,10 @@ class _Server(asyncio.Protocol):
         if not (self.gone or self._arrived or self._broken):
             await self._something.wait()
 
-    async def wait_for_successors(self, count: int) -> None:
-        """Until so many requests have arrived, or HANDOVER_S has passed."""
+    async def wait_for_successors(self, count: int, longest_s: float) -> None:
+        """Until so many requests have arrived, or it has taken that long."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(HANDOVER_S):
+            async with asyncio.timeout(longest_s):
                 while not self.gone and sum(isinstance(each, Generate) for each in self._arrived) < count:
                     self._something.clear()
                     await self._something.wait()

@@ -6,13 +6,15 @@ prefill and less urgent sequences, by urgency, may take. Who is denied closes th
 order holds; a running one keeps its slot and its blocks, and is merely not in the step.
 
     limit  |-- latency decodes --|-- their prefill --|-- less urgent, in order --| denied ...
-                 never denied       at least a little    at least every 8th step
+                 never denied       at least a little    at least FLOOR of those
 
-What is left over, or overdrawn, goes to the next step.
+What is left over, or overdrawn, goes to the next step. However strict a limit is, also one that the engine cannot
+keep, the less urgent have their FLOOR: so they go on the slower the less a limit leaves, but never stand still.
 
-Invariants: without a limit nothing is denied; no latency-class decode row is ever denied; the best of the less
-urgent gets on at least every AGEING steps. Pure: it decides when something is computed, never what. Leaves to
-others: the order in which they ask (BatchScheduler), how long things take (StepModel), and measuring.
+Invariants: without a limit nothing is denied; no latency-class decode row is ever denied; as long as any of the
+less urgent asks, they get FLOOR of what the latency class takes, except for what is only speculative. Pure: it
+decides when something is computed, never what. Leaves to others: the order in which they ask (BatchScheduler),
+how long things take (StepModel), and measuring.
 """
 
 from __future__ import annotations
@@ -30,11 +32,9 @@ CREDIT = 0.5
 """Of a limit: what a step has left, or taken too much, is the next one's, up to this. A limit is on the time per
 token, a mean: so the model's bias does not matter, and time too short for a part of a prompt is not lost."""
 
-AGEING = 8
-"""One step in so many has something less urgent in it, whatever the limit says."""
-
-AGEING_SHARE = 0.5
-"""Of a limit, which such a step gives to the less urgent, at most: it costs 1/16 on average."""
+FLOOR = 1 / 10
+"""Of what the latency class takes, which the less urgent get whatever the limit says: chats take at most so much
+longer than they would alone."""
 
 MIN_PREFILL = 32
 """Tokens. A smaller part of a prompt costs more in steps than it gains; latency-class prefill, and in its turn
@@ -42,24 +42,24 @@ any other, gets so much even if there is no time for it."""
 
 
 class Pace:
-    """Owns the time that is left in the step being put together, the credit and the ageing."""
+    """Owns the time that is left in the step being put together, of the limit and of the floor, and what earlier
+    steps have left or overdrawn."""
 
     def __init__(self, model: StepModel, block_size: int, *, share: bool) -> None:
         self._model = model
         self._size = block_size
         self._share = share
         self._credit = 0.0  # milliseconds
-        self._waited = 0  # limited steps in a row that had no room for anything less urgent
+        self._debt = 0.0  # milliseconds that the floor was overdrawn by
         self.begin()
 
     def begin(self) -> None:
         """A new step. It has no limit until there is one."""
         self._limit = self._left = inf
+        self._floor = 0.0  # milliseconds that may be used although there is no time
         self._read: set[int] = set()  # blocks that the step reads anyway
         self._owed = 0  # prefill tokens that may run although there is no time for them
         self._denied = False
-        self._due = False  # the next to ask gets what it needs
-        self._served = False  # somebody less urgent was
 
     @property
     def limited(self) -> bool:
@@ -82,23 +82,21 @@ class Pace:
         for sequence in decodes:
             self.spend(sequence, 1)
         self._owed = MIN_PREFILL
-        self._served = False
 
     def less_urgent(self) -> None:
-        """From here on the less urgent ask."""
-        self._due, self._served = self._waited >= AGEING - 1, False
-        self._owed = MIN_PREFILL if self._due else 0
-        if self._due:
-            self._left, self._denied = max(self._left, self._limit * AGEING_SHARE), False
+        """From here on the less urgent ask. What they leave of the floor is not saved up; what it was overdrawn by
+        is made good first."""
+        share = FLOOR * (self._limit * TARGET + self._credit - self._left)
+        self._floor = share - self._debt
+        self._owed = MIN_PREFILL if self._floor > 0.0 else 0
+        if self._denied:  # somebody more urgent was
+            self._left, self._denied = min(self._left, 0.0), False
 
     def end(self) -> None:
         """Nobody asks any more."""
+        self._debt = max(-self._floor, 0.0)
         if not self.limited:
             self._credit = 0.0
-        if self._served or not self.limited:
-            self._waited = 0
-        elif self._denied:
-            self._waited += 1
 
     def tokens_for(self, share: float, num_sequences: int) -> int:
         """Prefill tokens that take such a share of the time of a step with so many sequences decoding."""
@@ -108,7 +106,7 @@ class Pace:
         return int(step_ms * share / each) if each > 0.0 else 2**31
 
     def allows_decode(self, sequence: Sequence) -> bool:
-        if not self.limited or self._due:
+        if not self.limited or self._floor > 0.0:
             return True
         if not self._denied:
             self._denied = self._cost(sequence, sequence.num_scheduled + 1, 0) > self._left
@@ -119,26 +117,28 @@ class Pace:
         if not self.limited or wanted <= 0 or self._denied:
             return 0 if self._denied else wanted
         model = self._model
-        left = self._left - self._cost(sequence, begin, 0)
+        floor, owed = (0.0, 0) if sequence.speculative else (self._floor, self._owed)
+        left = max(self._left, floor) - self._cost(sequence, begin, 0)
         each = model.per_kv_token_ms + model.per_prefill_token_ms
         fitting = wanted if left >= wanted * each else int(left / each) if left > 0.0 else 0
-        length = min(max(fitting, self._owed), wanted)
-        if self._owed:
+        length = min(max(fitting, owed), wanted)
+        if owed:
             return max(length, min(least, wanted))
-        self._denied = length < min(max(least, MIN_PREFILL), wanted)
-        return 0 if self._denied else length
+        denied = length < min(max(least, MIN_PREFILL), wanted)
+        self._denied = denied and not sequence.speculative  # what waits may be more urgent
+        return 0 if denied else length
 
     def spend(self, sequence: Sequence, length: int) -> None:
         """So many tokens of a running sequence are in the step."""
         if not self.limited:
             return
         prefill = length if sequence.prefilling else 0
-        self._left -= self._cost(sequence, sequence.num_scheduled + length, prefill)
+        cost = self._cost(sequence, sequence.num_scheduled + length, prefill)
+        self._floor -= cost - min(max(self._left, 0.0), cost)
+        self._left -= cost
         if self._share:
             self._read.update(sequence.blocks)
         self._owed = max(self._owed - prefill, 0) if prefill else self._owed
-        self._due = False
-        self._served = True
 
     def _cost(self, sequence: Sequence, num_keys: int, prefill: int) -> float:
         """Milliseconds. Keys that the step reads for another sequence are not read again."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
+from engine import handover
 from engine.batch import SampledTokens, ScheduledBatch
 from engine.cache.block_tables import BlockTables
 from engine.composer import StepComposer
@@ -174,6 +175,14 @@ class BatchScheduler:
             if limit_ms is not None:
                 self._pace.observe(limit_ms, step_ms)
             self._committed = None
+
+    @property
+    def handover_s(self) -> float:
+        """How long the next step should wait for the successors of what has ended in the last one."""
+        num_running = sum(sequence.sampling is not None for sequence in self._running.in_order())
+        first = self._population.waiting.peek()
+        step_ms = self._model.base_ms + self._model.per_sequence_ms * num_running
+        return handover.wait_s(num_running, first is not None and not first.speculative, step_ms)
 
     def step_times(self) -> tuple[float, float, float] | None:
         """Milliseconds of a step, of a sequence and of a KV token in it, as learnt; None: that was told before."""

@@ -32,25 +32,34 @@ from ops.compiled.llvm import (
     store,
 )
 
-_EXP2 = (1.0, 0.6931471805599453, 0.2402265069591007, 0.05550410866482158, 0.009618129107628477,
-         0.0013333558146428443, 0.00015403530393381608, 1.525273380405984e-05)  # fmt: skip
-"""Taylor's coefficients of 2^f, ln(2)^n / n!: for |f| <= 1/2 they leave less than a float32's rounding."""
+_EXP2 = (1.0, 0.6931469775994474, 0.2402224208499339, 0.05550733742934717, 0.009671512657181646,
+         0.0013264727282947357)  # fmt: skip
+"""Coefficients of 2^f for |f| <= 1/2, 1 at 0, found by weighted least squares: the error is at most 9.2e-8."""
+
+_MOST = 127.0
+_LEAST = -64.0
+"""Smaller powers count as 0: neither 1 + 2^x nor a softmax's sum notices them, and their products may be denormal
+numbers, which take a hundred times as long."""
 
 
 def _exp2(b: Builder, x: Value) -> Value:
-    """2^x; 0 below -126, the largest power at 127."""
-    bounded = call(b, "minnum", call(b, "maxnum", x, constant(-126.0)), constant(127.0))
+    """2^x for x <= 127; NaN stays."""
+    small = b.fcmp_ordered("<", x, constant(_LEAST))
+    bounded = b.select(small, constant(_LEAST), x)
     whole = call(b, "rint", bounded)
     rest = b.fsub(bounded, whole)
     power = constant(_EXP2[-1])
     for coefficient in reversed(_EXP2[:-1]):
         power = call(b, "fma", power, rest, constant(coefficient))
-    exponent = b.add(b.fptosi(whole, IVEC), ir.Constant(IVEC, [127] * LANES))
-    scale = b.bitcast(b.shl(exponent, ir.Constant(IVEC, [23] * LANES)), VEC)
-    result = b.fmul(power, scale)
-    small = b.fcmp_ordered("<", x, constant(-126.0))
-    unordered = b.fcmp_unordered("uno", x, x)
-    return b.select(unordered, x, b.select(small, constant(0.0), result))
+    exponent = b.shl(b.fptosi(whole, IVEC), ir.Constant(IVEC, [23] * LANES))
+    result = b.bitcast(b.add(b.bitcast(power, IVEC), exponent), VEC)
+    return b.select(small, constant(0.0), result)
+
+
+def _sigmoid(b: Builder, x: Value, y: Value) -> Value:
+    """x / (1 + 2^y)."""
+    bounded = b.select(b.fcmp_ordered(">", y, constant(_MOST)), constant(_MOST), y)
+    return b.fdiv(x, b.fadd(constant(1.0), _exp2(b, bounded)))
 
 
 @intrinsic
@@ -67,16 +76,14 @@ _LOG2_E = 1.4426950408889634
 
 
 def _silu(b: Builder, x: Value) -> Value:
-    growth = _exp2(b, b.fmul(x, constant(-_LOG2_E)))
-    return b.fdiv(x, b.fadd(constant(1.0), growth))
+    return _sigmoid(b, x, b.fmul(x, constant(-_LOG2_E)))
 
 
 def _gelu_tanh(b: Builder, x: Value) -> Value:
-    """x * sigmoid(2 y) = x / 2 * (1 + tanh(y)) with y = sqrt(2 / pi) * (x + 0.044715 x^3)."""
+    """x / 2 * (1 + tanh(y)), y = sqrt(2 / pi) * (x + 0.044715 x^3), which is x * sigmoid(2 y)."""
     cubic = b.fmul(b.fmul(x, x), x)
     inner = call(b, "fma", cubic, constant(0.044715), x)
-    growth = _exp2(b, b.fmul(inner, constant(-2.0 * 0.7978845608028654 * _LOG2_E)))
-    return b.fdiv(x, b.fadd(constant(1.0), growth))
+    return _sigmoid(b, x, b.fmul(inner, constant(-2.0 * 0.7978845608028654 * _LOG2_E)))
 
 
 def _make_gated(activation: Callable[[Builder, Value], Value]) -> Any:
@@ -111,6 +118,11 @@ silu_and_mul = _make_gated(_silu)
 gelu_tanh_and_mul = _make_gated(_gelu_tanh)
 
 
+def _larger(b: Builder, x: Value, y: Value) -> Value:
+    """The larger; y where one is NaN."""
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
 @intrinsic
 def largest(typing: Any, x: Any, at: Any, count: Any) -> Any:
     """The largest of count numbers; NaN among them may get lost."""
@@ -119,10 +131,10 @@ def largest(typing: Any, x: Any, at: Any, count: Any) -> Any:
         base = data(context, b, signature.args[0], args[0])
 
         def step(i: Value, best: list[Value]) -> list[Value]:
-            return [call(b, "maxnum", best[0], load(b, base, b.add(args[1], i)))]
+            return [_larger(b, load(b, base, b.add(args[1], i)), best[0])]
 
         (vector,) = loop(b, args[2], LANES, [constant(float("-inf"))], step)
-        return fold(b, vector, lambda left, right: call(b, "maxnum", left, right))
+        return fold(b, vector, lambda left, right: _larger(b, left, right))
 
     return types.float32(x, types.intp, types.intp), generate
 

@@ -48,18 +48,6 @@ from server.scheduler.policy import PlacementPolicy
 from server.scheduler.stories import Stories
 from server.scheduler.task_queue import TaskQueue
 
-FEATURES = (
-    "affinity",
-    "task-groups",
-    "app-fifo",
-    "step-limits",
-    "ageing",
-    "hold-back",
-    "srpt",
-    "critical-path",
-)
-"""What `disabled` knows. Without any of them: requests in the order they come, each on the least loaded engine."""
-
 MAX_ADOPTED = 16  # orphaned tasks that get into the queue again, in one event
 TYPICAL_STEP_MS = 10.0  # of an engine that was not calibrated yet
 
@@ -67,7 +55,7 @@ TYPICAL_STEP_MS = 10.0  # of an engine that was not calibrated yet
 class AppScheduler:
     """Owns the queue, the placements, and what it knows of engines, applications and groups.
 
-    `disabled`: of FEATURES; other names are of no meaning here, but without prefix caches there is no affinity.
+    `disabled`: of config.SCHEDULING; other names mean nothing here, but without prefix caches there is no affinity.
     `hold_tokens`: see above; 0 holds nothing back. `latency_limit_ms`: a limit per step that latency-sensitive
     tasks outside of groups are placed with when they name none.
     """
@@ -261,11 +249,7 @@ class AppScheduler:
     def _age(self, now: float) -> list[Action]:
         actions: list[Action] = []
         for task_id in self._ageing.promote(now, len(self._engines)):
-            entry = self._entries[task_id]
-            self._unqueue(entry)
-            entry.aged = True
-            entry.tell(now, "has waited long: treated as urgent")
-            actions += self._rekeyed(entry)
+            actions += self._promote(task_id, now, "has waited long: treated as urgent", aged=True)
         return actions
 
     def _hurry(self, now: float) -> list[Action]:
@@ -274,12 +258,19 @@ class AppScheduler:
         if len(self._entries) < slots:
             return actions
         for task_id in self._critical_path.find(slots, self._step_ms, now):
-            entry = self._entries[task_id]
-            self._unqueue(entry)
-            entry.critical = True
-            entry.tell(now, "its application is critical: first in its class")
-            actions += self._rekeyed(entry)
+            actions += self._promote(
+                task_id, now, "its application is critical: first in its class", critical=True
+            )
         return actions
+
+    def _promote(
+        self, task_id: int, now: float, why: str, *, aged: bool = False, critical: bool = False
+    ) -> list[Action]:
+        entry = self._entries[task_id]
+        self._unqueue(entry)
+        entry.aged, entry.critical = entry.aged or aged, entry.critical or critical
+        entry.tell(now, why)
+        return self._rekeyed(entry)
 
     def _unqueue(self, entry: Entry) -> None:
         """Before its key or group changes."""

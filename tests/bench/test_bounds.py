@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.bounds import (
     Constants,
+    Load,
     Stage,
     chain,
     cyclic_hits,
@@ -14,6 +17,7 @@ from bench.bounds import (
     eager_idle,
     map_reduce,
     order,
+    paced,
     staged_ms,
 )
 
@@ -84,3 +88,11 @@ def test_beside_a_decoding_sequence_only_the_fixed_part_of_prefill_steps_is_save
 def test_a_call_costs_its_prompt_once_and_a_step_for_each_token() -> None:
     assert TINY.call_ms(100, 10) == pytest.approx(0.08 * 100 + 10 * (3.0 + 0.15 + 0.0005 * 105))
     assert TINY.call_ms(100, 10, cached=100) == pytest.approx(10 * (3.0 + 0.15 + 0.0005 * 105))
+
+
+def test_batch_work_beside_chats_has_what_they_leave_of_their_limit() -> None:
+    device = Constants(a=6.0, b=0.5, c=0.0, p=6.0 / 512)
+    chats, work = Load(2, 10, 60), Load(20, 10, 100)
+    assert paced(device, 14.0, chats, work) == pytest.approx(1000 * 14 / 7 / (1000 + 100 * 7))
+    assert paced(device, 8.0, chats, work) == pytest.approx(1000 * 8 / 1 / (1000 + 100 * 7))
+    assert paced(device, 7.0, chats, work) == math.inf

@@ -128,9 +128,9 @@ def test_a_paused_sequence_keeps_its_slot_and_its_blocks() -> None:
 
 def test_a_limit_that_cannot_be_met_pauses_no_chat_and_leaves_batch_work_its_floor() -> None:
     engine = Engine()
-    batch_work(engine)
+    batch_work(engine, max_tokens=30)
     for index in (1, 2, 3):
-        engine.add(index, 64, 50, chat(0.5))
+        engine.add(index, 64, 40, chat(0.5))
     for _ in range(3):
         engine.step()
     chats = {engine.slot(index) for index in (1, 2, 3)}

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.types import Objective, Urgency
-from server.scheduler.app_scheduler import FEATURES, AppScheduler
+from server.config import SCHEDULING
+from server.scheduler.app_scheduler import AppScheduler
 from server.scheduler.calibration import StepModel
 from server.scheduler.entry import HEAD_START_S, PATIENCE_S
 from server.scheduler.events import (
@@ -167,7 +168,7 @@ class World:
 
 
 @settings(deadline=None, max_examples=120)
-@given(HISTORIES, st.sampled_from([0, 100, 100_000]), st.none() | st.sampled_from(FEATURES))
+@given(HISTORIES, st.sampled_from([0, 100, 100_000]), st.none() | st.sampled_from(SCHEDULING))
 def test_every_ready_task_is_dispatched_once_and_all_end(
     history: list[Command], hold_tokens: int, toggle: str | None
 ) -> None:
@@ -259,7 +260,7 @@ def test_the_same_events_give_the_same_actions(history: list[Command]) -> None:
         assert first.handle(event, now) == second.handle(event, now)
 
 
-@pytest.mark.parametrize("features", [(), FEATURES])
+@pytest.mark.parametrize("features", [(), SCHEDULING])
 def test_keys_never_repeat(features: tuple[str, ...]) -> None:
     pure = AppScheduler(disabled=frozenset(features))
     pure.handle(EngineUp(0, CAPACITY), 0.0)
