@@ -8,6 +8,7 @@ a decode step reads. Left to others: which rows there are, KV memory, sampling.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -20,8 +21,21 @@ from engine.models.config import ModelConfig
 from engine.models.layers import Weights, rope_frequencies
 from engine.runner.batch import StepInputs
 from ops.attention import Plan, plan_of_rows
-from ops.compiled.attention import SCRATCH
-from ops.compiled.decoder import LAYER_FIELDS, PARTS, Floats, Model, Pool, Scratch, Step, forward
+from ops.compiled.attention import QUERIES, SCRATCH
+from ops.compiled.crew import BOARD
+from ops.compiled.decoder import (
+    LAYER_FIELDS,
+    PARTS,
+    Floats,
+    Ints,
+    Model,
+    Pool,
+    Scratch,
+    Step,
+    assist,
+    forward,
+)
+from ops.compiled.helpers import Helpers
 from ops.compiled.llvm import LANES
 from ops.compiled.products import PANEL, ROW_BLOCK, to_panels
 
@@ -37,88 +51,132 @@ def can_compile(config: ModelConfig, dtype: torch.dtype, block_size: int) -> boo
 
 
 class CompiledDecoder:
-    """Weights and forward pass. One step at a time: the scratch memory is the decoder's own."""
+    """Weights and forward pass. One step at a time: the scratch memory is the decoder's own.
+
+    pool: the KV memory that steps read and write. threads: the most that a step may have.
+    """
 
     def __init__(
-        self, config: ModelConfig, weights: Weights, max_positions: int, max_rows: int, threads: int
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        max_positions: int,
+        pool: Pool,
+        max_rows: int,
+        threads: int,
     ) -> None:
         self.config = config
         self._model = _pack(config, weights, max_positions)
-        self._scratch = _scratch(self._model, max_rows, threads)
-        self._max_rows, self._threads = max_rows, threads
-        self._logits = np.empty(0, np.float32)
+        self._pool = pool
+        self._most_threads = self._threads = threads
+        self._scratch = self._make_scratch(max_rows)
+        me = weakref.ref(self)
+        helpers = Helpers(threads - 1, lambda number: _assist(me, number))
+        weakref.finalize(self, helpers.close)
+        self._wake = helpers.wake
 
     @property
     def clock(self) -> dict[str, int]:
         """CPU cycles of each part of a step since the start."""
         return dict(zip(PARTS, self._scratch.clock.tolist(), strict=True))
 
-    def compute(self, inputs: StepInputs, plan: AttentionPlan, pool: Pool) -> torch.Tensor:
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many from now on, at most those that there are. Results are the same."""
+        self._threads = min(threads, self._most_threads)
+
+    def compute(self, inputs: StepInputs, plan: AttentionPlan) -> torch.Tensor:
         """Logits [len(logit_rows), vocab], of all rows where that is None. The next step overwrites them."""
         rows = len(inputs.positions)
         wanted = np.arange(rows) if inputs.logit_rows is None else inputs.logit_rows.numpy()
-        width = -(-self.config.vocab_size // PANEL) * PANEL
-        self._make_room(plan, rows, len(wanted) * width)
-        step = _step(
-            Plan(plan.tiles, plan.pages, plan.merge_offsets, plan.merge_parts, inputs.positions), inputs
-        )
         leaves_out = bool(inputs.sampled) and not inputs.scored and len(wanted) <= rows - LEFT_OUT
-        last = _step(plan_of_rows(_plan(step), wanted), inputs) if leaves_out else step
-        forward(self._model, step, last, leaves_out, pool, self._scratch, wanted, self._logits)
-        logits = torch.from_numpy(self._logits[: len(wanted) * width]).view(len(wanted), width)
+        whole = Plan(plan.tiles, plan.pages, plan.merge_offsets, plan.merge_parts, inputs.positions)
+        plans = [whole, plan_of_rows(whole, wanted)] if leaves_out else [whole]
+        arrays = [_arrays(inputs, each) for each in plans]
+        width = -(-self.config.vocab_size // PANEL) * PANEL
+        self._make_room(arrays, rows, len(wanted) * width)
+        steps = self._lay_out(arrays)
+        self._wake(self._threads - 1)
+        forward(self._model, steps[0], steps[-1], leaves_out, rows, wanted, self._pool, self._scratch)
+        logits = torch.from_numpy(self._scratch.logits[: len(wanted) * width]).view(len(wanted), width)
         return logits[:, : self.config.vocab_size]
 
-    def _make_room(self, plan: AttentionPlan, rows: int, logits: int) -> None:
-        if rows > self._max_rows:
-            self._max_rows = rows
-            self._scratch = _scratch(self._model, rows, self._threads)
-        parts = len(plan.merge_parts)  # at least one of them reads each partial result
-        heads, _, _, dim = self._model.heads
-        if parts * heads * 2 > len(self._scratch.stats):
-            self._scratch = self._scratch._replace(
-                partial=_zeros(parts * heads * dim), stats=_zeros(parts * heads * 2)
-            )
-        if logits > len(self._logits):
-            self._logits = _zeros(logits)
+    def assist(self, number: int) -> None:
+        """Help with the step that is computed now, if one is."""
+        assist(self._model, self._pool, self._scratch, number)
+
+    def _lay_out(self, plans: list[list[Ints]]) -> list[Step]:
+        """Copy the arrays into the table, one after the other."""
+        steps, end, table = [], 0, self._scratch.table
+        for arrays in plans:
+            begins = []
+            for array in arrays:
+                begins.append(end)
+                table[end : end + array.size] = array.reshape(-1)
+                end += array.size
+            ids, positions, slots, tiles, pages, offsets, parts = begins
+            num_tiles, num_parts = len(arrays[3]), len(arrays[6])  # each partial result is read by one row
+            steps.append(Step(ids, positions, slots, tiles, num_tiles, pages, offsets, parts, num_parts))
+        return steps
+
+    def _make_room(self, plans: list[list[Ints]], rows: int, logits: int) -> None:
+        """What is too small is made anew, and the board with it: helpers of an earlier step have the old ones."""
+        scratch, (heads, _, _, dim) = self._scratch, self._model.heads
+        if rows * self._model.hidden > scratch.x.size:
+            scratch = self._make_scratch(rows)
+        table, parts = sum(array.size for arrays in plans for array in arrays), len(plans[0][6])
+        if table > scratch.table.size:
+            scratch = scratch._replace(table=np.zeros(2 * table, np.int64))
+        if parts * heads * 2 > scratch.stats.size:
+            scratch = scratch._replace(partial=_zeros(parts * heads * dim), stats=_zeros(parts * heads * 2))
+        if logits > scratch.logits.size:
+            scratch = scratch._replace(logits=_zeros(logits))
+        if scratch is not self._scratch:
+            self._scratch = scratch._replace(board=_board(), clock=self._scratch.clock)
+
+    def _make_scratch(self, rows: int) -> Scratch:
+        model = self._model
+        heads, kv_heads, _, dim = model.heads
+        widest = max(_panels((heads + 2 * kv_heads) * dim), model.ffn, model.hidden)
+        depth = max(model.hidden, model.ffn, heads * dim)
+        own = max(depth * PANEL + 2 * ROW_BLOCK * PANEL, SCRATCH * max(1, heads // kv_heads // QUERIES + 1))
+        return Scratch(
+            x=_zeros(rows * model.hidden),
+            h=_zeros(rows * max(model.hidden, heads * dim)),
+            wide=_zeros(rows * widest),
+            q=_zeros(rows * heads * dim),
+            partial=_zeros(rows * heads * dim),
+            stats=_zeros(rows * heads * 2),
+            logits=_zeros(_panels(model.vocab)),
+            own=torch.zeros(self._most_threads, own).numpy(),
+            table=np.zeros(8 * rows, np.int64),
+            board=_board(),
+            clock=np.zeros(len(PARTS), np.int64),
+        )
 
 
-def _plan(step: Step) -> Plan:
-    return Plan(step.tiles, step.pages, step.merge_offsets, step.merge_parts, step.positions)
+def _assist(decoder: weakref.ref[CompiledDecoder], number: int) -> None:
+    alive = decoder()
+    if alive is not None:
+        alive.assist(number)
 
 
-def _step(plan: Plan, inputs: StepInputs) -> Step:
-    return Step(
-        inputs.ids.numpy(),
-        plan.positions,
-        inputs.kv_slots.numpy(),
-        plan.tiles,
-        plan.pages,
-        plan.merge_offsets,
-        plan.merge_parts,
-    )
+def _arrays(inputs: StepInputs, plan: Plan) -> list[Ints]:
+    """In the order of `Step`'s fields."""
+    ids, slots = inputs.ids.numpy(), inputs.kv_slots.numpy()
+    return [
+        ids, plan.positions, slots, plan.tiles, plan.pages, plan.merge_offsets, plan.merge_parts,
+    ]  # fmt: skip
+
+
+def _board() -> Ints:
+    board: Ints = torch.zeros(BOARD, dtype=torch.int64).numpy()
+    return board
 
 
 def _zeros(count: int) -> Floats:
     """Aligned to a cache line, which vectors like."""
     array: Floats = torch.zeros(count).numpy()
     return array
-
-
-def _scratch(model: Model, rows: int, threads: int) -> Scratch:
-    heads, kv_heads, _, dim = model.heads
-    widest = max(_panels((heads + 2 * kv_heads) * dim), model.ffn, model.hidden)
-    depth = max(model.hidden, model.ffn, heads * dim)
-    own = max(depth * PANEL + 2 * ROW_BLOCK * PANEL, SCRATCH)
-    return Scratch(
-        x=_zeros(rows * model.hidden),
-        h=_zeros(rows * max(model.hidden, heads * dim)),
-        wide=_zeros(rows * widest),
-        q=_zeros(rows * heads * dim),
-        partial=_zeros(rows * heads * dim),
-        stats=_zeros(rows * heads * 2),
-        threads=torch.zeros(threads, own).numpy(),
-        clock=np.zeros(len(PARTS), np.int64),
-    )
 
 
 def _panels(width: int) -> int:

@@ -20,27 +20,23 @@ from engine.runner.kv_cache import KvCache, free_memory, size_kv_cache
 from engine.runner.threads import use_torch_threads
 from ops.compiled.decoder import Pool
 from ops.compiled.llvm import LANES
-from ops.compiled.threads import use_threads
 
 
 class CompiledForward:
-    """Rows are not padded. most_threads: as many as `decoder` has memory for."""
+    """Rows are not padded."""
 
-    def __init__(self, decoder: CompiledDecoder, cache: KvCache, most_threads: int) -> None:
-        sizes = cache.sizes
-        self._decoder, self._most_threads = decoder, most_threads
-        self._pool = Pool(cache.pool.view(-1).numpy(), sizes.num_blocks * sizes.block_size, sizes.block_size)
-        self.use_threads(most_threads)
+    def __init__(self, decoder: CompiledDecoder) -> None:
+        self._decoder = decoder
 
     def padded(self, rows: int) -> int:
         return rows
 
     def use_threads(self, threads: int) -> None:
         use_torch_threads(threads)  # the sampler's
-        use_threads(min(threads, self._most_threads))
+        self._decoder.use_threads(threads)
 
     def compute(self, inputs: StepInputs, plan: AttentionPlan) -> torch.Tensor:
-        return self._decoder.compute(inputs, plan, self._pool)
+        return self._decoder.compute(inputs, plan)
 
 
 def make_compiled_forward(
@@ -49,6 +45,8 @@ def make_compiled_forward(
     """Size the KV memory, load the weights, and take the kernels from their cache or compile them."""
     in_memory = replace(model, head_dim=padded_head(model))
     sizes = size_kv_cache(config, in_memory, torch.float32, free_memory())
-    decoder = CompiledDecoder(model, weights, sizes.max_model_len, max_rows, threads)
     cache = KvCache(sizes, in_memory, torch.float32, interleaved=LANES)
-    return CompiledForward(decoder, cache, threads), cache
+    pool = Pool(cache.pool.view(-1).numpy(), sizes.num_blocks * sizes.block_size, sizes.block_size)
+    return CompiledForward(
+        CompiledDecoder(model, weights, sizes.max_model_len, pool, max_rows, threads)
+    ), cache

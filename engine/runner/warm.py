@@ -42,16 +42,16 @@ def compile_kernels() -> None:
     """A step of one row for each type of weights. Raises ImportError without numba."""
     from engine.models.compiled import CompiledDecoder
     from ops.compiled.decoder import Pool
-    from ops.compiled.threads import use_threads
 
     zero = torch.zeros(1, dtype=torch.int64)
     inputs = StepInputs(np.zeros(1, np.int64), zero, zero, zero + _BLOCK, None, (), frozenset())
     plan = build_plan([Rows(0, 1, [1])], _BLOCK, share=False)
     pool = Pool(np.zeros(2 * 2 * _BLOCK * _BLOCK, np.float32), 2 * _BLOCK, _BLOCK)
-    use_threads(1)
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         config = parse_config(msgspec.json.encode({**_CONFIG, "dtype": name}))
-        CompiledDecoder(config, _Ones(dtype), _BLOCK, 1, 1).compute(inputs, plan, pool)
+        decoder = CompiledDecoder(config, _Ones(dtype), _BLOCK, pool, 1, 2)
+        decoder.compute(inputs, plan)
+        decoder.assist(1)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,10 @@ is one matrix.
 from __future__ import annotations
 
 import numpy as np
-from numba import get_thread_id, prange
 
 from ops.compiled import llvm, simd
-from ops.compiled.jit import inner, shared
+from ops.compiled.jit import inner
 from ops.compiled.products import AFRESH, LANES, ZERO, product1, product2
-from ops.compiled.rows import MANY
 from ops.compiled.tiles import TILE_ROWS
 
 CHUNK = 256
@@ -36,10 +34,10 @@ _NOTHING = np.float32(-np.inf)
 
 
 @inner
-def _scores(q, q_at, count, dim, kv, keys_at, pages, page, block_size, keys, out):
+def _scores(q, q_at, count, dim, kv, keys_at, table, page, block_size, keys, out):
     """out[count, ...] = queries x the first `keys` keys of the pages from `page` on, whole groups of LANES."""
     for begin in range(0, keys, block_size):
-        at, count_here = keys_at + pages[page] * block_size * dim, min(block_size, keys - begin)
+        at, count_here = keys_at + table[page] * block_size * dim, min(block_size, keys - begin)
         page += 1
         for key in range(0, count_here, 2 * LANES):
             if key + LANES < count_here:
@@ -82,10 +80,10 @@ def _weigh(scores, at, first, last, keys):
 
 
 @inner
-def _values(weights, count, dim, kv, values_at, pages, page, block_size, keys, out, out_at):
+def _values(weights, count, dim, kv, values_at, table, page, block_size, keys, out, out_at):
     """out[count, dim] = weights[count, keys] x values."""
     for begin in range(0, keys, block_size):
-        depth, at = min(block_size, keys - begin), values_at + pages[page] * block_size * dim
+        depth, at = min(block_size, keys - begin), values_at + table[page] * block_size * dim
         page += 1
         for column in range(0, dim, 2 * LANES):
             if column + LANES < dim:
@@ -101,109 +99,84 @@ def _values(weights, count, dim, kv, values_at, pages, page, block_size, keys, o
 
 
 @inner
+def attend(
+    item, table, tiles_at, num_tiles, pages_at, positions_at, shape, block_size, window, q, rows, kv, kv_at, slots,
+    out, stats, parts, scratch,
+):  # fmt: skip
+    """A tile's partial results for one kv head: out [kv_heads, parts, group, dim], stats [kv_heads, parts,
+    group, 2].
+
+    table: the step's numbers, among them tiles, pages and positions. window: keys that a row sees, its own among
+    them; 0: all. scratch: >= SCRATCH. Items: kv_heads x num_tiles.
+    """
+    heads, kv_heads, _, _ = shape
+    tile = tiles_at + item % num_tiles * 6
+    step = max(1, QUERIES // (heads // kv_heads))
+    for begin in range(table[tile], table[tile + 1], step):
+        _rows(
+            begin, min(begin + step, table[tile + 1]), item // num_tiles, table, tile, pages_at, positions_at,
+            shape, block_size, window, q, rows, kv, kv_at, slots, out, stats, parts, scratch,
+        )  # fmt: skip
+
+
+@inner
 def _rows(
-    begin,
-    end,
-    head,
-    tile,
-    pages,
-    positions,
-    shape,
-    block_size,
-    window,
-    q,
-    rows,
-    kv,
-    kv_at,
-    slots,
-    out,
-    stats,
-    parts,
-    scores,
-):
-    """The partial results of a tile's rows begin..end for one kv head."""
+    begin, end, head, table, tile, pages_at, positions_at, shape, block_size, window, q, rows, kv, kv_at, slots,
+    out, stats, parts, scores,
+):  # fmt: skip
     heads, kv_heads, _, dim = shape
     group = heads // kv_heads
-    first_key = tile[4]
-    newest, oldest = positions[begin], positions[begin]
+    first_page, end_page, first_key, part = table[tile + 2], table[tile + 3], table[tile + 4], table[tile + 5]
+    newest, oldest = table[positions_at + begin], table[positions_at + begin]
     for row in range(begin, end):
-        newest, oldest = max(newest, positions[row]), min(oldest, positions[row])
-    keys = min(newest - first_key + 1, (tile[3] - tile[2]) * block_size)
+        newest, oldest = max(newest, table[positions_at + row]), min(oldest, table[positions_at + row])
+    keys, page = min(newest - first_key + 1, (end_page - first_page) * block_size), pages_at + first_page
     keys_at, values_at = kv_at + head * slots * dim, kv_at + (kv_heads + head) * slots * dim
-    count, place = (end - begin) * group, (head * parts + tile[5] + begin - tile[0]) * group
+    count, place = (end - begin) * group, (head * parts + part + begin - table[tile]) * group
     if window > 0 and oldest - window + 1 - first_key >= keys:
         for query in range(count):
             stats[2 * (place + query)], stats[2 * (place + query) + 1] = _NOTHING, np.float32(0.0)
         return
     _scores(
-        q, (head * rows + begin) * group * dim, count, dim, kv, keys_at, pages, tile[2], block_size, keys,
-        scores,
-    )  # fmt: skip
+        q, (head * rows + begin) * group * dim, count, dim, kv, keys_at, table, page, block_size, keys, scores
+    )
     query = 0
     for row in range(begin, end):
-        visible = positions[row] - first_key + 1
+        visible = table[positions_at + row] - first_key + 1
         first = max(ZERO, visible - window) if window > 0 else ZERO
         for _ in range(group):
             top, total = _weigh(scores, query * _STRIDE, first, min(visible, keys), keys)
             stats[2 * (place + query)], stats[2 * (place + query) + 1] = top, total
             query += 1
-    _values(scores, count, dim, kv, values_at, pages, tile[2], block_size, keys, out, place * dim)
-
-
-@shared
-def attend(
-    tiles, pages, positions, shape, block_size, window, q, rows, kv, kv_at, slots, out, stats, parts, scratch
-):
-    """Every tile's partial results: out [kv_heads, parts, group, dim] and stats [kv_heads, parts, group, 2].
-
-    window: keys that a row sees, its own among them; 0: all. scratch: [threads, >= SCRATCH].
-    """
-    heads, kv_heads = shape[0], shape[1]
-    step = max(1, QUERIES // (heads // kv_heads))
-    for index in prange(kv_heads * len(tiles)):
-        item = np.int64(index)
-        head, tile = item // len(tiles), tiles[item % len(tiles)]
-        own = scratch[get_thread_id()]
-        for begin in range(tile[0], tile[1], step):
-            _rows(begin, min(begin + step, tile[1]), head, tile, pages, positions, shape, block_size, window,
-                  q, rows, kv, kv_at, slots, out, stats, parts, own)  # fmt: skip
+    _values(scores, count, dim, kv, values_at, table, page, block_size, keys, out, place * dim)
 
 
 @inner
-def _merge_row(row, offsets, parts_of, shape, partial, stats, parts, out):
+def merge(begin, end, table, offsets_at, parts_at, shape, partial, stats, parts, out):
+    """out [rows begin..end, heads, dim]: row r folds partial results parts_of[offsets[r]:offsets[r + 1]]."""
     heads, kv_heads, _, dim = shape
     group = heads // kv_heads
-    begin, end = offsets[row], offsets[row + 1]
-    for head in range(heads):
-        base, member = head // group * parts, head % group
-        top, total = _NOTHING, np.float32(0.0)
-        for index in range(begin, end):
-            top = max(top, stats[2 * ((base + parts_of[index]) * group + member)])
-        for index in range(begin, end):
-            source = (base + parts_of[index]) * group + member
-            stats[2 * source] = simd.exp2(stats[2 * source] - top)
-            total += stats[2 * source] * stats[2 * source + 1]
-        inverse, begun = np.float32(1.0) / total, False
-        for index in range(begin, end):
-            source = (base + parts_of[index]) * group + member
-            if stats[2 * source] != 0:  # of a partial result that weighs nothing there may be no sum
-                factor = stats[2 * source] * inverse
-                simd.add_scaled(partial, source * dim, factor, out, (row * heads + head) * dim, dim, begun)
-                begun = True
-
-
-@shared
-def _merge_many(rows, offsets, parts_of, shape, partial, stats, parts, out):
-    for index in prange(rows):
-        row = np.int64(index)
-        _merge_row(row, offsets, parts_of, shape, partial, stats, parts, out)
+    for row in range(begin, end):
+        first, last = parts_at + table[offsets_at + row], parts_at + table[offsets_at + row + 1]
+        for head in range(heads):
+            base, member = head // group * parts, head % group
+            _merge(
+                first, last, table, base, group, member, dim, partial, stats, out, (row * heads + head) * dim
+            )
 
 
 @inner
-def merge(rows, offsets, parts_of, shape, partial, stats, parts, out):
-    """out [rows, heads, dim]: row r folds partial results parts_of[offsets[r]:offsets[r + 1]]."""
-    if rows >= MANY:
-        _merge_many(rows, offsets, parts_of, shape, partial, stats, parts, out)
-    else:
-        for row in range(rows):
-            _merge_row(row, offsets, parts_of, shape, partial, stats, parts, out)
+def _merge(first, last, table, base, group, member, dim, partial, stats, out, place):
+    top, total = _NOTHING, np.float32(0.0)
+    for index in range(first, last):
+        top = max(top, stats[2 * ((base + table[index]) * group + member)])
+    for index in range(first, last):
+        source = (base + table[index]) * group + member
+        stats[2 * source] = simd.exp2(stats[2 * source] - top)
+        total += stats[2 * source] * stats[2 * source + 1]
+    inverse, begun = np.float32(1.0) / total, False
+    for index in range(first, last):
+        source = (base + table[index]) * group + member
+        if stats[2 * source] != 0:  # of a partial result that weighs nothing there may be no sum
+            simd.add_scaled(partial, source * dim, stats[2 * source] * inverse, out, place, dim, begun)
+            begun = True

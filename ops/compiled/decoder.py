@@ -1,10 +1,10 @@
 """A step of a decoder as one compiled call: every layer, and the logits of the rows that are asked for.
 
-Responsible for the order of things; what they are is in `products`, `rows` and `attention`. Python and torch have
-no part between the first layer and the last, so a step costs its arithmetic and a few us for each of the parallel
-loops (five a layer).
+Responsible for the order of things: a step's phases, and what an item of each is (`_run`). What they compute is in
+`products`, `rows` and `attention`; who computes what, in `crew`. Python and torch have no part between the first
+layer and the last.
 
-`clock` gets the CPU's time stamp at the end of each part (`PARTS`) added up over the layers: what the bench's
+`clock` gets the CPU's time stamp at the end of each part (`PARTS`), added up over the layers: what the bench's
 roofline reads.
 """
 
@@ -15,19 +15,28 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ops.compiled import simd
-from ops.compiled.attention import attend, merge
+from ops.compiled import attention, products, rows, simd
+from ops.compiled.crew import ARGUMENTS, DONE, OPEN, add, claim, cycles, look, pause, publish, put, wait
 from ops.compiled.jit import entry, inner
-from ops.compiled.products import AFRESH, ONTO, PANEL, ZERO, fill_rows, gated_linear, linear
-from ops.compiled.rows import embed, rms_norm, rope_and_write_kv
+from ops.compiled.products import PANEL, ZERO
 
 Ints = npt.NDArray[np.int64]
-Ints32 = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
 PARTS = ("embed", "norm", "qkv", "rope+kv", "attention", "output", "gate_up", "down", "head")
+_PART = np.array([0, 1, 2, 3, 4, 4, 5, 1, 6, 7, 1, 8])
+"""Of each kind of phase."""
 
-(_EMBED, _NORM, _QKV, _ROPE, _ATTENTION, _OUTPUT, _GATE_UP, _DOWN, _HEAD) = range(len(PARTS))
+(_EMBED, _INPUT_NORM, _QKV, _ROPE, _ATTEND, _MERGE, _OUTPUT, _POST_NORM, _GATE_UP, _DOWN, _NORM, _HEAD) = (
+    range(12)
+)
+"""Kinds of phases."""
+
+_KIND, _LAYER, _ROWS, _STEP = range(ARGUMENTS, ARGUMENTS + 4)
+"""Places of a phase's arguments on the board; behind _STEP come those of a `Step`."""
+
+ROWS = 16
+"""Of an item, where work goes by rows: as many as share a cache line of keys."""
 
 
 class Model(NamedTuple):
@@ -63,15 +72,22 @@ LAYER_FIELDS = (
 
 
 class Step(NamedTuple):
-    """What a step computes: `engine.batch.AttentionPlan` and `engine.runner.batch.StepInputs` as arrays."""
+    """Where in the step's table, int64, the arrays lie of `engine.batch.AttentionPlan` and of
+    `engine.runner.batch.StepInputs`. parts: number of partial results.
+    """
 
-    ids: Ints
-    positions: Ints
-    slots: Ints
-    tiles: Ints32
-    pages: Ints32
-    merge_offsets: Ints32
-    merge_parts: Ints32
+    ids: int
+    positions: int
+    slots: int
+    tiles: int
+    num_tiles: int
+    pages: int
+    merge_offsets: int
+    merge_parts: int
+    parts: int
+
+
+(_IDS, _POSITIONS, _SLOTS, _TILES, _NUM_TILES, _PAGES, _OFFSETS, _PARTS_OF, _PARTS) = range(_STEP, _STEP + 9)
 
 
 class Pool(NamedTuple):
@@ -84,7 +100,9 @@ class Pool(NamedTuple):
 
 class Scratch(NamedTuple):
     """What a step overwrites. x, h: [rows, hidden]; h also [rows, heads x dim]. wide: [rows, the widest product].
-    q: [rows, heads x dim]. partial, stats: of attention. threads: [threads, ...]."""
+    q: [rows, heads x dim]. partial, stats: of attention. logits: [logit rows, vocab padded to PANEL]. own: of each
+    thread. table: the step's numbers. board: of `crew`.
+    """
 
     x: Floats
     h: Floats
@@ -92,119 +110,182 @@ class Scratch(NamedTuple):
     q: Floats
     partial: Floats
     stats: Floats
-    threads: npt.NDArray[np.float32]
+    logits: Floats
+    own: Floats
+    table: Ints
+    board: Ints
     clock: Ints
 
 
 @inner
-def _tick(clock, part, since):
-    now = simd.cycles()
-    clock[part] += now - since
-    return now
+def _num_items(kind, num_rows, model, board):
+    heads, kv_heads, _, dim = model.heads
+    if kind == _QKV:
+        return products.num_items(num_rows, _panels((heads + 2 * kv_heads) * dim))
+    if kind == _ATTEND:
+        return kv_heads * board[_NUM_TILES]
+    if kind in (_OUTPUT, _DOWN):
+        return products.num_items(num_rows, model.hidden // PANEL)
+    if kind == _GATE_UP:
+        return products.num_items(num_rows, model.ffn // PANEL)
+    if kind == _HEAD:
+        return products.num_items(num_rows, _panels(model.vocab))
+    return (num_rows + ROWS - 1) // ROWS
 
 
 @inner
-def _write(model, layer, step, pool, scratch, index, now):
-    """Norm, projection, rotation: all rows' queries to scratch.q, keys and values to the pool."""
-    rows = len(step.ids)
-    heads, kv_heads, _, dim = model.heads
-    width = (heads + 2 * kv_heads) * dim
-    stride = (width + PANEL - 1) // PANEL * PANEL
-    rms_norm(scratch.x, rows, model.hidden, model.vectors, layer[0], model.eps, scratch.h)
-    now = _tick(scratch.clock, _NORM, now)
-    if layer[2] >= 0:
-        fill_rows(model.vectors, layer[2], width, scratch.wide, 0, stride, rows)
-    linear(scratch.h, model.hidden, rows, model.weights, layer[1], model.hidden, stride // PANEL,
-           scratch.wide, stride, layer[2] >= 0, scratch.threads)  # fmt: skip
-    now = _tick(scratch.clock, _QKV, now)
-    rope_and_write_kv(scratch.wide, stride, rows, model.heads, model.scale, model.cos, model.sin, step.positions,
-                      step.slots, pool.slots, model.vectors, layer[3], model.eps, scratch.q, pool.kv,
-                      index * 2 * kv_heads * pool.slots * dim)  # fmt: skip
-    return _tick(scratch.clock, _ROPE, now)
+def _panels(width):
+    return (width + PANEL - 1) // PANEL
 
 
 @inner
-def _finish(model, layer, step, rows, pool, scratch, index, now):
-    """Attention, its projection and the MLP, of the rows of scratch.q."""
+def _run(item, model, pool, scratch, thread):
+    """An item of the phase on the board."""
+    board, own = scratch.board, scratch.own[thread]
+    kind, num_rows, layer = board[_KIND], board[_ROWS], model.layers[board[_LAYER]]
     heads, kv_heads, _, dim = model.heads
-    parts = ZERO
-    for tile in range(len(step.tiles)):
-        parts = max(parts, step.tiles[tile, 5] + step.tiles[tile, 1] - step.tiles[tile, 0])
-    attend(step.tiles, step.pages, step.positions, model.heads, pool.block_size, layer[12], scratch.q, rows,
-           pool.kv, index * 2 * kv_heads * pool.slots * dim, pool.slots, scratch.partial, scratch.stats, parts,
-           scratch.threads)  # fmt: skip
-    merge(
-        rows, step.merge_offsets, step.merge_parts, model.heads, scratch.partial, scratch.stats, parts,
-        scratch.h,
+    begin, end = item * ROWS, min((item + 1) * ROWS, num_rows)
+    kv_at = board[_LAYER] * 2 * kv_heads * pool.slots * dim
+    if kind == _EMBED:
+        rows.embed(begin, end, scratch.table, board[_IDS], model.hidden, model.table, scratch.x)
+    elif kind in (_INPUT_NORM, _POST_NORM, _NORM):
+        at = model.norm if kind == _NORM else layer[0] if kind == _INPUT_NORM else layer[6]
+        rows.rms_norm(begin, end, scratch.x, model.hidden, model.vectors, at, model.eps, scratch.h)
+    elif kind == _ROPE:
+        rows.rope_and_write_kv(
+            begin, end, scratch.wide, _panels((heads + 2 * kv_heads) * dim) * PANEL, num_rows, model.heads,
+            model.scale, model.cos, model.sin, scratch.table, board[_POSITIONS], board[_SLOTS], pool.slots,
+            model.vectors, layer[3], model.eps, scratch.q, pool.kv, kv_at,
+        )  # fmt: skip
+    elif kind == _ATTEND:
+        attention.attend(
+            item, scratch.table, board[_TILES], board[_NUM_TILES], board[_PAGES], board[_POSITIONS], model.heads,
+            pool.block_size, layer[12], scratch.q, num_rows, pool.kv, kv_at, pool.slots, scratch.partial,
+            scratch.stats, board[_PARTS], own,
+        )  # fmt: skip
+    elif kind == _MERGE:
+        attention.merge(
+            begin, end, scratch.table, board[_OFFSETS], board[_PARTS_OF], model.heads, scratch.partial,
+            scratch.stats, board[_PARTS], scratch.h,
+        )  # fmt: skip
+    elif kind == _GATE_UP:
+        products.gated_linear(
+            item, scratch.h, model.hidden, num_rows, model.weights, layer[7], layer[8], model.hidden,
+            model.ffn // PANEL, model.vectors, layer[9], model.gelu, scratch.wide, model.ffn, own,
+        )  # fmt: skip
+    else:
+        _run_linear(item, kind, num_rows, layer, model, scratch, own)
+
+
+@inner
+def _run_linear(item, kind, num_rows, layer, model, scratch, own):
+    heads, kv_heads, _, dim = model.heads
+    x, depth, out, onto, bias = scratch.h, model.hidden, scratch.x, True, layer[5]
+    w, panels = layer[4], model.hidden // PANEL
+    if kind == _OUTPUT:
+        depth = heads * dim
+    elif kind == _DOWN:
+        x, depth, w, bias = scratch.wide, model.ffn, layer[10], layer[11]
+    elif kind == _QKV:
+        out, onto, w, bias = scratch.wide, False, layer[1], layer[2]
+        panels = _panels((heads + 2 * kv_heads) * dim)
+    else:
+        out, onto, w, bias, panels = scratch.logits, False, model.head, -1, _panels(model.vocab)
+    products.linear(
+        item, x, depth, num_rows, model.weights, w, depth, panels, model.vectors, bias, out, panels * PANEL, onto,
+        own,
     )  # fmt: skip
-    now = _tick(scratch.clock, _ATTENTION, now)
-    if layer[5] >= 0:
-        add_rows(model.vectors, layer[5], model.hidden, scratch.x, rows)
-    linear(scratch.h, heads * dim, rows, model.weights, layer[4], heads * dim, model.hidden // PANEL,
-           scratch.x, model.hidden, ONTO, scratch.threads)  # fmt: skip
-    now = _tick(scratch.clock, _OUTPUT, now)
-    rms_norm(scratch.x, rows, model.hidden, model.vectors, layer[6], model.eps, scratch.h)
-    now = _tick(scratch.clock, _NORM, now)
-    gated_linear(scratch.h, model.hidden, rows, model.weights, layer[7], layer[8], model.hidden, model.ffn // PANEL,
-                 model.vectors, layer[9], model.gelu, scratch.wide, model.ffn, scratch.threads)  # fmt: skip
-    now = _tick(scratch.clock, _GATE_UP, now)
-    if layer[11] >= 0:
-        add_rows(model.vectors, layer[11], model.hidden, scratch.x, rows)
-    linear(scratch.wide, model.ffn, rows, model.weights, layer[10], model.ffn, model.hidden // PANEL,
-           scratch.x, model.hidden, ONTO, scratch.threads)  # fmt: skip
-    return _tick(scratch.clock, _DOWN, now)
 
 
 @inner
-def _keep_rows(model, wanted, rows, scratch):
+def _do(kind, layer, num_rows, model, pool, scratch, now):
+    """A phase, from its publication until all of it is done."""
+    board = scratch.board
+    board[_KIND], board[_LAYER], board[_ROWS] = kind, layer, num_rows
+    items = _num_items(kind, num_rows, model, board)
+    alone = items == 1
+    if not alone:
+        publish(board, items)
+    item, left = ZERO if alone else claim(board), items
+    while item >= 0:
+        _run(item, model, pool, scratch, ZERO)
+        left -= 1
+        item = -1 if alone else claim(board)
+    if not alone:
+        wait(board, left)
+    after = cycles()
+    scratch.clock[_PART[kind]] += after - now
+    return after
+
+
+@inner
+def _lay_out(step, board):
+    for field in range(len(step)):
+        board[_STEP + field] = step[field]
+
+
+@inner
+def _keep_rows(model, wanted, num_rows, scratch):
     """Of x and q only the wanted rows, ascending, stay: at the front."""
     heads, kv_heads, _, dim = model.heads
     width, count = heads // kv_heads * dim, len(wanted)
-    for index in range(count):
-        simd.widen(scratch.x, wanted[index] * model.hidden, scratch.x, index * model.hidden, model.hidden)
     for head in range(kv_heads):
         for index in range(count):
-            source, target = (head * rows + wanted[index]) * width, (head * count + index) * width
+            source, target = (head * num_rows + wanted[index]) * width, (head * count + index) * width
             simd.widen(scratch.q, source, scratch.q, target, width)
-
-
-@entry
-def forward(model, step, last, leaves_out, pool, scratch, wanted, logits):
-    """Computes all rows of a step; logits of rows `wanted`: [len(wanted), vocab padded to PANEL].
-
-    last: the step of the wanted rows alone, for the last layer, where that leaves out the others.
-    """
-    now = simd.cycles()
-    rows, hidden = len(step.ids), model.hidden
-    embed(step.ids, rows, hidden, model.table, scratch.x)
-    now = _tick(scratch.clock, _EMBED, now)
-    final = len(model.layers) - 1
-    for index in range(final):
-        now = _write(model, model.layers[index], step, pool, scratch, index, now)
-        now = _finish(model, model.layers[index], step, rows, pool, scratch, index, now)
-    now = _write(model, model.layers[final], step, pool, scratch, final, now)
-    if len(wanted) == 0:
-        return
-    if leaves_out:
-        _keep_rows(model, wanted, rows, scratch)
-        now = _finish(model, model.layers[final], last, len(wanted), pool, scratch, final, now)
-        source = scratch.x
-    else:
-        now = _finish(model, model.layers[final], step, rows, pool, scratch, final, now)
-        source = scratch.wide
-        for index in range(len(wanted)):
-            simd.widen(scratch.x, wanted[index] * hidden, source, index * hidden, hidden)
-    rms_norm(source, len(wanted), hidden, model.vectors, model.norm, model.eps, scratch.h)
-    now = _tick(scratch.clock, _NORM, now)
-    panels = (model.vocab + PANEL - 1) // PANEL
-    linear(scratch.h, hidden, len(wanted), model.weights, model.head, hidden, panels,
-           logits, panels * PANEL, AFRESH, scratch.threads)  # fmt: skip
-    _tick(scratch.clock, _HEAD, now)
+    _gather(model, wanted, scratch.x, scratch.x)
 
 
 @inner
-def add_rows(source, source_at, count, out, rows):
-    """Add the same `count` numbers to every row of out."""
-    for row in range(rows):
-        for i in range(count):
-            out[row * count + i] += source[source_at + i]
+def _gather(model, wanted, source, out):
+    for index in range(len(wanted)):
+        simd.widen(source, wanted[index] * model.hidden, out, index * model.hidden, model.hidden)
+
+
+@entry
+def forward(model, step, last, leaves_out, num_rows, wanted, pool, scratch):
+    """Computes all rows of a step; scratch.logits of rows `wanted`.
+
+    last: the step of the wanted rows alone, for the last layer, where that leaves out the others.
+    """
+    put(scratch.board, OPEN, 1)
+    _lay_out(step, scratch.board)
+    layers, now = len(model.layers), cycles()
+    for turn in range(layers * _DOWN + 3):
+        kind, layer = _phase(turn, layers)
+        if kind == _ATTEND and layer == layers - 1:
+            if len(wanted) == 0:
+                break
+            if leaves_out:
+                _keep_rows(model, wanted, num_rows, scratch)
+                _lay_out(last, scratch.board)
+                num_rows = len(wanted)
+        if kind == _NORM and not leaves_out:
+            _gather(model, wanted, scratch.x, scratch.wide)
+            simd.widen(scratch.wide, 0, scratch.x, 0, len(wanted) * model.hidden)
+            num_rows = len(wanted)
+        now = _do(kind, layer, num_rows, model, pool, scratch, now)
+    put(scratch.board, OPEN, 0)
+
+
+@inner
+def _phase(turn, layers):
+    """(kind, layer) of a step's phases in their order; each call of `_do` would be compiled by itself."""
+    if turn == 0:
+        return _EMBED, 0
+    if turn > layers * _DOWN:
+        return turn - layers * _DOWN - 1 + _NORM, layers - 1
+    return (turn - 1) % _DOWN + 1, (turn - 1) // _DOWN
+
+
+@entry
+def assist(model, pool, scratch, thread):
+    """Take items for as long as a step is open. thread: this one's number, from 1 on."""
+    board = scratch.board
+    while look(board, OPEN) != 0:
+        item = claim(board)
+        if item >= 0:
+            _run(item, model, pool, scratch, thread)
+            add(board, DONE, 1)
+        else:
+            pause()

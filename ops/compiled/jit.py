@@ -13,8 +13,5 @@ from ops.compiled.cache import open_cache
 inner = njit(error_model="numpy", _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Called by compiled functions alone."""
 
-shared = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, parallel=True)
-"""The same, with a loop (`prange`) that threads share."""
-
-entry = njit(error_model="numpy", cache=open_cache() is not None)
-"""Called from Python."""
+entry = njit(error_model="numpy", nogil=True, cache=open_cache() is not None)
+"""Called from Python, and lets other threads have it meanwhile."""

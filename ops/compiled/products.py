@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import get_thread_id, prange
 
 from ops.compiled import llvm, simd
-from ops.compiled.jit import inner, shared
+from ops.compiled.jit import inner
 from ops.compiled.tiles import TILE_ROWS, make_product
 
 PANEL = 2 * llvm.LANES
 
 ZERO, LANES, _WIDTH = np.int64(0), np.int64(llvm.LANES), np.int64(PANEL)
-AFRESH, ONTO = np.bool_(False), np.bool_(True)
+AFRESH = np.bool_(False)
 """Constants as numpy's: numba compiles a function anew for every literal that it is called with."""
 
 ROW_BLOCK = 192
@@ -54,59 +53,54 @@ def multiply_panel(
         )
 
 
-@shared
-def linear(x, x_stride, rows, w, w_at, depth, panels, out, out_stride, onto, scratch):
-    """out[rows, panels x PANEL] (+)= x[rows, depth] @ w. scratch: [threads, >= depth x PANEL]."""
-    blocks = (rows + ROW_BLOCK - 1) // ROW_BLOCK
-    for index in prange(panels * blocks):
-        item = np.int64(index)  # prange counts unsigned, which mixes badly
-        block, panel = item // panels, item % panels
-        begin = block * ROW_BLOCK
-        multiply_panel(
-            x, begin * x_stride, x_stride, min(ROW_BLOCK, rows - begin), w, w_at + panel * depth * PANEL, depth,
-            out, begin * out_stride + panel * PANEL, out_stride, onto,
-            scratch[get_thread_id()], ZERO,
-        )  # fmt: skip
-
-
-@shared
-def gated_linear(
-    x, x_stride, rows, w, gate_at, up_at, depth, panels, bias, bias_at, gelu, out, out_stride, scratch
-):
-    """out = act(x @ gate + bias) * (x @ up + bias). bias_at: of the gate's, the up's follow; -1: none.
-
-    scratch: [threads, >= depth x PANEL + 2 x ROW_BLOCK x PANEL].
-    """
-    blocks = (rows + ROW_BLOCK - 1) // ROW_BLOCK
-    for index in prange(panels * blocks):
-        item = np.int64(index)  # prange counts unsigned, which mixes badly
-        block, panel = item // panels, item % panels
-        begin = block * ROW_BLOCK
-        count = min(ROW_BLOCK, rows - begin)
-        own = scratch[get_thread_id()]
-        gate, up = depth * PANEL, depth * PANEL + ROW_BLOCK * PANEL
-        has_bias = bias_at >= 0
-        if has_bias:
-            fill_rows(bias, bias_at + panel * PANEL, PANEL, own, gate, PANEL, count)
-            fill_rows(bias, bias_at + (panels + panel) * PANEL, PANEL, own, up, PANEL, count)
-        multiply_panel(
-            x, begin * x_stride, x_stride, count, w, gate_at + panel * depth * PANEL, depth, own, gate,
-            _WIDTH, has_bias, own, ZERO,
-        )  # fmt: skip
-        multiply_panel(
-            x, begin * x_stride, x_stride, count, w, up_at + panel * depth * PANEL, depth, own, up, _WIDTH,
-            has_bias, own, ZERO,
-        )  # fmt: skip
-        for row in range(count):
-            place = (begin + row) * out_stride + panel * PANEL
-            if gelu:
-                simd.gelu_tanh_and_mul(own, gate + row * PANEL, own, up + row * PANEL, out, place, PANEL)
-            else:
-                simd.silu_and_mul(own, gate + row * PANEL, own, up + row * PANEL, out, place, PANEL)
+@inner
+def num_items(rows, panels):
+    """Of a product: a panel and at most ROW_BLOCK rows each."""
+    return panels * ((rows + ROW_BLOCK - 1) // ROW_BLOCK)
 
 
 @inner
-def fill_rows(source, source_at, count, out, out_at, out_stride, rows):
-    """Every row of out = the same `count` numbers, a multiple of LANES."""
-    for row in range(rows):
-        simd.widen(source, source_at, out, out_at + row * out_stride, count)
+def linear(item, x, x_stride, rows, w, w_at, depth, panels, bias, bias_at, out, out_stride, onto, scratch):
+    """An item of out[rows, panels x PANEL] (+)= x[rows, depth] @ w + bias. bias_at: -1: none.
+
+    scratch: >= depth x PANEL.
+    """
+    begin, panel = item // panels * ROW_BLOCK, item % panels
+    count, place = min(ROW_BLOCK, rows - begin), begin * out_stride + panel * PANEL
+    if bias_at >= 0:
+        for row in range(count):
+            one = np.float32(1.0)
+            simd.add_scaled(bias, bias_at + panel * PANEL, one, out, place + row * out_stride, PANEL, onto)
+    multiply_panel(
+        x, begin * x_stride, x_stride, count, w, w_at + panel * depth * PANEL, depth,
+        out, place, out_stride, onto or bias_at >= 0, scratch, ZERO,
+    )  # fmt: skip
+
+
+@inner
+def gated_linear(
+    item, x, x_stride, rows, w, gate_at, up_at, depth, panels, bias, bias_at, gelu, out, out_stride, scratch
+):
+    """An item of out = act(x @ gate + bias) * (x @ up + bias).
+
+    bias_at: of the gate's, the up's follow; -1: none. scratch: >= depth x PANEL + 2 x ROW_BLOCK x PANEL.
+    """
+    begin, panel = item // panels * ROW_BLOCK, item % panels
+    count = min(ROW_BLOCK, rows - begin)
+    gate, up = depth * PANEL, depth * PANEL + ROW_BLOCK * PANEL
+    has_bias = bias_at >= 0
+    if has_bias:
+        for row in range(count):
+            simd.widen(bias, bias_at + panel * PANEL, scratch, gate + row * PANEL, PANEL)
+            simd.widen(bias, bias_at + (panels + panel) * PANEL, scratch, up + row * PANEL, PANEL)
+    for part in range(2):
+        multiply_panel(
+            x, begin * x_stride, x_stride, count, w, (up_at if part else gate_at) + panel * depth * PANEL, depth,
+            scratch, up if part else gate, _WIDTH, has_bias, scratch, ZERO,
+        )  # fmt: skip
+    for row in range(count):
+        place = (begin + row) * out_stride + panel * PANEL
+        if gelu:
+            simd.gelu_tanh_and_mul(scratch, gate + row * PANEL, scratch, up + row * PANEL, out, place, PANEL)
+        else:
+            simd.silu_and_mul(scratch, gate + row * PANEL, scratch, up + row * PANEL, out, place, PANEL)

@@ -1,7 +1,6 @@
 """What is done row by row: norms, rotary embedding with the write into the KV pool, embedding.
 
-Invariant: a row's numbers depend on that row alone. Rows are shared among threads from MANY on; below that waking
-threads takes longer than the work.
+Invariant: a row's numbers depend on that row alone.
 
 A layer's KV pool is flat: keys [kv_heads, slots / LANES, head_dim, LANES], those of LANES slots side by side as
 `tiles.make_product` reads them, then values [kv_heads, slots, head_dim].
@@ -12,12 +11,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import prange
 
 from ops.compiled import llvm, simd
-from ops.compiled.jit import inner, shared
-
-MANY = 24
+from ops.compiled.jit import inner
 
 LANES = np.int64(llvm.LANES)
 AFRESH = np.bool_(False)
@@ -30,21 +26,11 @@ def _norm_row(x, at, hidden, weight, weight_at, eps, out, out_at):
     simd.scale_by(x, at, factor, weight, weight_at, out, out_at, hidden)
 
 
-@shared
-def _norm_many(x, rows, hidden, weight, weight_at, eps, out):
-    for index in prange(rows):
-        row = np.int64(index)
-        _norm_row(x, row * hidden, hidden, weight, weight_at, eps, out, row * hidden)
-
-
 @inner
-def rms_norm(x, rows, hidden, weight, weight_at, eps, out):
-    """out[rows, hidden] = x / rms(x) * weight. hidden: a multiple of LANES; eps: float32."""
-    if rows >= MANY:
-        _norm_many(x, rows, hidden, weight, weight_at, eps, out)
-    else:
-        for row in range(rows):
-            _norm_row(x, row * hidden, hidden, weight, weight_at, eps, out, row * hidden)
+def rms_norm(begin, end, x, hidden, weight, weight_at, eps, out):
+    """out[rows begin..end, hidden] = x / rms(x) * weight. hidden: a multiple of LANES; eps: float32."""
+    for row in range(begin, end):
+        _norm_row(x, row * hidden, hidden, weight, weight_at, eps, out, row * hidden)
 
 
 @inner
@@ -102,43 +88,28 @@ def _write_row(
         simd.widen(qkv, at, kv, target, padded)
 
 
-@shared
-def _write_many(
-    qkv, stride, rows, shape, scale, cos, sin, positions, slot_of, slots, qk_norm, norm_at, eps, q, kv, kv_at
-):
-    for index in prange(rows):
-        row = np.int64(index)
-        _write_row(
-            qkv, stride, row, rows, shape, scale, cos, sin, positions[row], slot_of[row], slots, qk_norm,
-            norm_at, eps, q, kv, kv_at,
-        )  # fmt: skip
-
-
 @inner
 def rope_and_write_kv(
-    qkv, stride, rows, shape, scale, cos, sin, positions, slot_of, slots, qk_norm, norm_at, eps, q, kv, kv_at
-):
-    """Rotate queries and keys of qkv [heads + 2 x kv_heads, padded], rows `stride` apart, in place; queries, times
-    `scale`, go to q [kv_heads, rows, group, padded], keys and values to their slots of the layer's pool at kv_at.
+    begin, end, qkv, stride, rows, shape, scale, cos, sin, table, positions_at, slots_at, slots, qk_norm, norm_at,
+    eps, q, kv, kv_at,
+):  # fmt: skip
+    """Rows begin..end: rotate queries and keys of qkv [heads + 2 x kv_heads, padded], rows `stride` apart, in
+    place; queries, times `scale`, go to q [kv_heads, rows, group, padded], keys and values to their slots of the
+    layer's pool at kv_at.
 
-    shape: (heads, kv_heads, head_dim, padded head_dim). cos, sin: [positions, head_dim / 2]. norm_at: of the
-    weights [head_dim] of a norm of each query's head, those of keys follow; -1: none.
+    shape: (heads, kv_heads, head_dim, padded head_dim). cos, sin: [positions, head_dim / 2]. table: the step's
+    numbers, among them the rows' positions and slots. norm_at: of the weights [head_dim] of a norm of each query's
+    head, those of keys follow; -1: none.
     """
-    if rows >= MANY:
-        _write_many(
-            qkv, stride, rows, shape, scale, cos, sin, positions, slot_of, slots, qk_norm, norm_at, eps, q,
-            kv, kv_at,
+    for row in range(begin, end):
+        _write_row(
+            qkv, stride, row, rows, shape, scale, cos, sin, table[positions_at + row], table[slots_at + row], slots,
+            qk_norm, norm_at, eps, q, kv, kv_at,
         )  # fmt: skip
-    else:
-        for row in range(rows):
-            _write_row(
-                qkv, stride, row, rows, shape, scale, cos, sin, positions[row], slot_of[row], slots,
-                qk_norm, norm_at, eps, q, kv, kv_at,
-            )  # fmt: skip
 
 
 @inner
-def embed(ids, rows, hidden, table, out):
-    """out[rows, hidden] = table[ids] as float32."""
-    for row in range(rows):
-        simd.widen(table, ids[row] * hidden, out, row * hidden, hidden)
+def embed(begin, end, table, ids_at, hidden, weights, out):
+    """out[rows begin..end, hidden] = weights[ids] as float32."""
+    for row in range(begin, end):
+        simd.widen(weights, table[ids_at + row] * hidden, out, row * hidden, hidden)

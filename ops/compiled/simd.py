@@ -16,7 +16,6 @@ from numba.extending import intrinsic
 
 from ops.compiled.llvm import (
     I32,
-    I64,
     IVEC,
     LANES,
     VEC,
@@ -267,14 +266,3 @@ def widen(typing: Any, x: Any, at: Any, out: Any, out_at: Any, count: Any) -> An
         return context.get_dummy_value()
 
     return signature, generate
-
-
-@intrinsic
-def cycles(typing: Any) -> Any:
-    """The CPU's time stamp counter."""
-
-    def generate(context: Any, b: Builder, signature: Any, args: tuple[Value, ...]) -> Value:
-        kind = ir.FunctionType(I64, [])
-        return b.call(cgutils.get_or_insert_function(b.module, kind, "llvm.readcyclecounter"), [])
-
-    return types.int64(), generate
