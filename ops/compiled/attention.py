@@ -21,7 +21,7 @@ from ops.compiled.tiles import TILE_ROWS
 
 CHUNK = 256
 
-QUERIES = 2 * TILE_ROWS
+QUERIES = 4 * TILE_ROWS
 """Query rows that share what is loaded of keys and values."""
 
 _STRIDE = np.int64(CHUNK + llvm.LANES)
