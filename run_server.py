@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from server.app import run
+from server.ahead import start_ahead
 from server.config import ConfigError
 from server.flags import parse_config
 
@@ -16,6 +16,9 @@ def main(argv: list[str]) -> int:
     except ConfigError as error:
         print(f"run_server.py: error: {error}", file=sys.stderr)
         return 2
+    start_ahead(config)
+    from server.app import run  # while the engine imports, which takes longer
+
     return run(config)
 
 

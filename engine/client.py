@@ -1,27 +1,24 @@
 """The server's end of an engine: the only seam through which an engine is reached.
 
-Responsible for: the engine's process (started by exec with its socket passed, ended by EOF, `close()` or a
-kill), and for handing each delta of a report to its reader. Every request ends: with its last delta, because its
-reader has left it, or with its engine. Leaves to others: which engine and what order, restarts.
+Responsible for: the engine's process (started by `engine.launch`, ended by EOF, `close()` or a kill), and for
+handing each delta of a report to its reader. Every request ends: with its last delta, because its reader has left
+it, or with its engine. Leaves to others: which engine and what order, restarts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import signal
-import socket
-import sys
-from asyncio.subprocess import DEVNULL, Process
+import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Protocol, cast
 
 from engine.config import EngineConfig
 from engine.ipc import FrameBuffer, FrameEncoder, FrameError, decode_from_engine
+from engine.launch import launch
 from engine.types import (
     Abort,
     Failed,
@@ -39,8 +36,6 @@ from engine.types import (
     TokenDelta,
     Warm,
 )
-
-ROOT = Path(__file__).resolve().parent.parent
 
 REAP_S = 5.0
 """How long a process whose socket is closed may take to end before it is killed."""
@@ -99,19 +94,13 @@ class EngineClient(asyncio.Protocol):
     ) -> EngineClient:
         """Spawn the process and send it its configuration. Loading goes on: await `ready`."""
         client = cls(on_report, on_loading)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                client._process = await _spawn(theirs, config.visible_device)
-            except BaseException:
-                ours.close()
-                raise
-        await asyncio.get_running_loop().create_connection(lambda: client, sock=ours)
+        connection, client._process = launch(config)
+        await asyncio.get_running_loop().create_connection(lambda: client, sock=connection)
         client._send(config)
         client._reaper = asyncio.create_task(client._reap(), name=f"engine {client.pid}")
         return client
 
-    _process: Process
+    _process: subprocess.Popen[bytes]
     _transport: asyncio.Transport
     _reaper: asyncio.Task[None]
 
@@ -250,11 +239,10 @@ class EngineClient(asyncio.Protocol):
         """Once the socket is closed: see the process end, then tell everybody who waits."""
         await self._lost.wait()
         try:
-            status = await asyncio.wait_for(self._process.wait(), REAP_S)
-        except TimeoutError:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-            status = await self._process.wait()
+            status = await asyncio.to_thread(self._process.wait, REAP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = await asyncio.to_thread(self._process.wait)
         self._failure = self._failure or _cause(status, closed=self._closing)
         if not self._ready.done():
             self._ready.set_exception(EngineDied(self._failure))
@@ -263,24 +251,6 @@ class EngineClient(asyncio.Protocol):
         for reader in readers.values():
             reader.lose(self._failure)
         self._ended.set_result(self._failure)
-
-
-async def _spawn(theirs: socket.socket, visible_device: str | None) -> Process:
-    """By exec: the engine shares nothing with the server but this socket, which its siblings do not
-    inherit. CUDA reads its variable once, so that has to be there from the first instruction on."""
-    # libgomp's default spinning collapses when server, client and engine share cores; with none at all, each of a
-    # step's hundred parallel regions pays for a futex wake. 1000 turns, microseconds, reach from one to the next.
-    environment = {"GOMP_SPINCOUNT": "1000"} | os.environ
-    environment |= {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
-    if visible_device is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = visible_device
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-P", "-m", "engine.worker", "--fd", str(theirs.fileno())),
-        stdin=DEVNULL,
-        pass_fds=(theirs.fileno(),),
-        env=environment,
-    )
 
 
 def _cause(status: int, *, closed: bool) -> str:

@@ -24,6 +24,7 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from engine.batch import CHUNK
@@ -41,14 +42,27 @@ log = logging.getLogger("engine.worker")
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m engine.worker", description="One Parrot engine process.")
     parser.add_argument("--fd", type=int, required=True, help="the inherited socket to the server")
-    fd = parser.parse_args(argv).fd
+    parser.add_argument("--ahead", action="store_true", help="import what a model needs before it is known")
+    args = parser.parse_args(argv)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    with socket.socket(fileno=fd) as connection:
+    with socket.socket(fileno=args.fd) as connection:
+        if args.ahead:
+            _import_ahead()
         return _serve(connection)
+
+
+def _import_ahead() -> None:
+    from engine.runner.load import visible_gpus
+
+    if not visible_gpus():
+        import engine.runner.cpu_loader
+
+        with suppress(ImportError):  # it is for who loads to say what is missing
+            import engine.runner.compiled_forward  # noqa: F401
 
 
 def _serve(connection: socket.socket) -> int:

@@ -14,8 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 OURS = ("server", "engine", "ops", "compat", "parrot", "bench", "run_server")
 
 ALLOWED = {
-    "run_server": ("server.app", "server.config", "server.flags"),
+    "run_server": ("server.ahead", "server.app", "server.config", "server.flags"),
     "server": ("server", "compat", "parrot.wire", "engine.types", "engine.config", "engine.client"),
+    "server.ahead": ("server.config", "engine.launch"),
     "compat": ("compat", "engine.types"),
     "engine": ("engine",),
     "engine.runner": ("engine", "ops"),

@@ -32,8 +32,7 @@ from ops.compiled.decoder import (
     Pool,
     Scratch,
     Step,
-    assist,
-    forward,
+    work,
 )
 from ops.compiled.helpers import Helpers
 from ops.compiled.llvm import LANES
@@ -43,6 +42,9 @@ LEFT_OUT = 48
 """Rows that the last layer has to leave out, for a plan of the rest to pay."""
 
 _NONE = -1
+
+_NO_STEP = Step(*[0] * len(Step._fields))
+_NO_ROWS = np.zeros(0, np.int64)
 
 
 def can_compile(config: ModelConfig, dtype: torch.dtype, block_size: int) -> bool:
@@ -76,6 +78,11 @@ class CompiledDecoder:
         self._wake = helpers.wake
 
     @property
+    def weight_bytes(self) -> int:
+        """Of an element: 2 where they are bfloat16."""
+        return self._model.weights.itemsize
+
+    @property
     def clock(self) -> dict[str, int]:
         """CPU cycles of each part of a step since the start."""
         return dict(zip(PARTS, self._scratch.clock.tolist(), strict=True))
@@ -93,16 +100,16 @@ class CompiledDecoder:
         plans = [whole, plan_of_rows(whole, wanted)] if leaves_out else [whole]
         arrays = [_arrays(inputs, each) for each in plans]
         width = -(-self.config.vocab_size // PANEL) * PANEL
-        self._make_room(arrays, rows, len(wanted) * width)
+        self._make_room(arrays, max(rows, len(wanted)), len(wanted) * width)
         steps = self._lay_out(arrays)
         self._wake(self._threads - 1)
-        forward(self._model, steps[0], steps[-1], leaves_out, rows, wanted, self._pool, self._scratch)
+        work(0, self._model, steps[0], steps[-1], leaves_out, rows, wanted, self._pool, self._scratch)
         logits = torch.from_numpy(self._scratch.logits[: len(wanted) * width]).view(len(wanted), width)
         return logits[:, : self.config.vocab_size]
 
     def assist(self, number: int) -> None:
         """Help with the step that is computed now, if one is."""
-        assist(self._model, self._pool, self._scratch, number)
+        work(number, self._model, _NO_STEP, _NO_STEP, False, 0, _NO_ROWS, self._pool, self._scratch)
 
     def _lay_out(self, plans: list[list[Ints]]) -> list[Step]:
         """Copy the arrays into the table, one after the other."""

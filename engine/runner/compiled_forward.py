@@ -6,6 +6,7 @@ computed (`engine.models.compiled`). Imports numba, and so is imported late.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import torch
@@ -21,12 +22,24 @@ from engine.runner.threads import use_torch_threads
 from ops.compiled.decoder import Pool
 from ops.compiled.llvm import LANES
 
+logger = logging.getLogger(__name__)
+
 
 class CompiledForward:
     """Rows are not padded."""
 
     def __init__(self, decoder: CompiledDecoder) -> None:
         self._decoder = decoder
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of an element, as the weights lie in memory: 2 where the checkpoint has bfloat16."""
+        return self._decoder.weight_bytes
+
+    @property
+    def clock(self) -> dict[str, int]:
+        """CPU cycles of each part of a step (`ops.compiled.decoder.PARTS`) since the start."""
+        return self._decoder.clock
 
     def padded(self, rows: int) -> int:
         return rows
@@ -47,6 +60,6 @@ def make_compiled_forward(
     sizes = size_kv_cache(config, in_memory, torch.float32, free_memory())
     cache = KvCache(sizes, in_memory, torch.float32, interleaved=LANES)
     pool = Pool(cache.pool.view(-1).numpy(), sizes.num_blocks * sizes.block_size, sizes.block_size)
-    return CompiledForward(
-        CompiledDecoder(model, weights, sizes.max_model_len, pool, max_rows, threads)
-    ), cache
+    forward = CompiledForward(CompiledDecoder(model, weights, sizes.max_model_len, pool, max_rows, threads))
+    logger.info("weights in memory: %s", "bfloat16" if forward.weight_bytes == 2 else "float32")
+    return forward, cache

@@ -242,12 +242,8 @@ def _gather(model, wanted, source, out):
         simd.widen(source, wanted[index] * model.hidden, out, index * model.hidden, model.hidden)
 
 
-@entry
-def forward(model, step, last, leaves_out, num_rows, wanted, pool, scratch):
-    """Computes all rows of a step; scratch.logits of rows `wanted`.
-
-    last: the step of the wanted rows alone, for the last layer, where that leaves out the others.
-    """
+@inner
+def _drive(model, step, last, leaves_out, num_rows, wanted, pool, scratch):
     put(scratch.board, OPEN, 1)
     _lay_out(step, scratch.board)
     layers, now = len(model.layers), cycles()
@@ -278,9 +274,9 @@ def _phase(turn, layers):
     return (turn - 1) % _DOWN + 1, (turn - 1) // _DOWN
 
 
-@entry
-def assist(model, pool, scratch, thread):
-    """Take items for as long as a step is open. thread: this one's number, from 1 on."""
+@inner
+def _assist(model, pool, scratch, thread):
+    """Take items for as long as a step is open."""
     board = scratch.board
     while look(board, OPEN) != 0:
         item = claim(board)
@@ -289,3 +285,17 @@ def assist(model, pool, scratch, thread):
             add(board, DONE, 1)
         else:
             pause()
+
+
+@entry
+def work(thread, model, step, last, leaves_out, num_rows, wanted, pool, scratch):
+    """Thread 0 computes all rows of a step, and scratch.logits of rows `wanted`; the others help with the step that
+    is open, if one is, and use the first, the second and the last two arguments only.
+
+    last: the step of the wanted rows alone, for the last layer, where that leaves out the others. (One function for
+    both, since loading one from the cache takes a quarter of a second.)
+    """
+    if thread == 0:
+        _drive(model, step, last, leaves_out, num_rows, wanted, pool, scratch)
+    else:
+        _assist(model, pool, scratch, thread)

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.client import ROOT, EngineClient, EngineDied
+from engine.client import EngineClient, EngineDied
 from engine.config import EngineConfig, SimConfig
 from engine.ipc import FrameBuffer, FrameEncoder, decode_from_engine
+from engine.launch import ROOT
 from engine.types import (
     Failed,
     Generate,
