@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from unittest import mock
 
-import torch
-
+from bench.workloads.roofline_parts import watched
 from engine.core import EngineCore
-from engine.models.attention import Attention, StepState
 from engine.runner.loaded import LoadedRunner
+from engine.runner.model_runner import ModelRunner
 from engine.types import Generate, SamplingParams
 
 PATHS = {
@@ -57,6 +53,7 @@ class Measured:
 
 
 def measure(loaded: LoadedRunner, path: str, batch: Batch, seed: int) -> Measured:
+    assert isinstance(loaded.runner, ModelRunner)
     core = EngineCore(loaded.runner, loaded.ready, PATHS[path])
     free = core.scheduler.tables.pool.num_available
     for request in requests(batch, seed, loaded.ready.vocab_size):
@@ -64,14 +61,14 @@ def measure(loaded: LoadedRunner, path: str, batch: Batch, seed: int) -> Measure
     found = Measured(token_ids={id: [] for id in range(1, batch.size + 1)})
     steps: list[float] = []
     attention: list[float] = []
-    with attention_time() as spent:
+    with watched(core, loaded.runner) as parts:
         while core.has_work:
-            spent.clear()
+            parts.clear()
             report = core.step()
             decoding = report.num_running == batch.size == report.num_tokens
             if decoding:
                 steps.append(report.step_ms)
-                attention.append(sum(spent) * 1e3)
+                attention.append(parts.seconds["attention"] * 1e3)
             elif not steps:
                 found.prefill_ms += report.step_ms
             found.total_ms += report.step_ms
@@ -90,19 +87,3 @@ def requests(batch: Batch, seed: int, vocab: int) -> Iterator[Generate]:
     for id in range(1, batch.size + 1):
         own = tuple(rng.randrange(300, vocab) for _ in range(batch.suffix))
         yield Generate(id, prefix + own, sampling)
-
-
-@contextmanager
-def attention_time() -> Iterator[list[float]]:
-    """Seconds of each layer's attention, without projections, as they are spent on a CPU."""
-    spent: list[float] = []
-    attend = Attention.attend
-
-    def timed(self: Attention, step: StepState, kv_pool: torch.Tensor) -> torch.Tensor:
-        begun = time.perf_counter()
-        attended = attend(self, step, kv_pool)
-        spent.append(time.perf_counter() - begun)
-        return attended
-
-    with mock.patch.object(Attention, "attend", timed):
-        yield spent

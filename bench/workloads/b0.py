@@ -38,9 +38,8 @@ SEQUENCES = [1, 2, 4, 8, 16, 32]
 CONTEXTS = [64, 256, 1024]
 
 
-def load(model: str, threads: int | None = None, disabled: frozenset[str] = frozenset()) -> LoadedRunner:
-    config = EngineConfig(model=model, num_threads=threads, disabled=disabled)
-    return load_runner(config, lambda stage, fraction: None)
+def load(model: str, threads: int | None = None) -> LoadedRunner:
+    return load_runner(EngineConfig(model=model, num_threads=threads), lambda stage, fraction: None)
 
 
 def measure(loaded: LoadedRunner, sequences: list[int], contexts: list[int]) -> Iterator[Point]:

@@ -209,6 +209,6 @@ def add_results(report: Report, results: dict[str, list[Result]], point: str, jo
             values[baseline],
             values["ours"],
             bound=best,
-            at_most=BAR * (best or 1.0),
+            at_most=BAR,
         )
         report.add(replace(ratio, pair=f"ours/{baseline}"))

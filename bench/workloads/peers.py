@@ -152,19 +152,25 @@ def _limit(point: str, samples: Sequence[float], most: float) -> Result:
 
 
 def _floor_ms(folder: Path, log: str) -> float:
-    """Of a decode step of one sequence in the middle of `single`, in the dtype that our engine logged."""
+    """Of a decode step of one sequence in the middle of `single`, in the dtypes that our engine logged."""
     import torch
 
     from bench.workloads.roofline_floor import Machine, Work, work_of_step
     from engine.models.config import load_config
 
-    found = re.search(r"dtype: (\w+)", log)
-    dtype: torch.dtype = getattr(torch, found[1]) if found else torch.float32
-    config, size = load_config(folder), dtype.itemsize
-    keys = 128 + 64
-    kv_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * size * keys
-    work = sum(work_of_step(config, 1, keys, 1, size, kv_bytes).values(), Work())
+    dtype, weights = (getattr(torch, name) for name in logged_dtypes(log))
+    config, keys = load_config(folder), 128 + 64
+    kv_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize * keys
+    work = sum(work_of_step(config, 1, keys, 1, weights.itemsize, kv_bytes).values(), Work())
     return Machine(dtype, torch.get_num_threads()).floor_ms(work, work.bytes)
+
+
+def logged_dtypes(log: str) -> tuple[str, str]:
+    """(of arithmetic and KV, of weights in memory). float32 is what an engine has that was told its dtype."""
+    dtype = re.search(r"dtype: (\w+)", log)
+    computed = dtype[1] if dtype else "float32"
+    weights = re.search(r"weights in memory: (\w+)", log)
+    return computed, weights[1] if weights else computed
 
 
 def _chart(model: str, loads: Sequence[Load], seen: dict[str, Seen]) -> plot.Chart:

@@ -83,6 +83,7 @@ class Subject:
         self.runner, self.ready = loaded.runner, loaded.ready
         self.core = EngineCore(self.runner, self.ready, frozenset())
         self.dtype = getattr(torch, self.ready.dtype)
+        self.weight_bytes: int = getattr(self.runner._forward, "weight_bytes", self.dtype.itemsize)
         self.machine = Machine(self.dtype, self.ready.num_threads)
         self.running: dict[int, Generated] = {}
         self._ids = itertools.count(1)
@@ -95,8 +96,8 @@ class Subject:
             f"{rate / 1e9:.1f} GB/s of {size >> 20} MiB" for size, rate in sorted(machine.bandwidths.items())
         )
         return (
-            f"{self.model}: {self.ready.dtype}, up to {machine.threads} threads; {machine.flops / 1e9:.0f} "
-            f"GFLOP/s, {reads}"
+            f"{self.model}: {self.ready.dtype}, weights of {self.weight_bytes} bytes, {machine.threads} threads; "
+            f"{machine.flops / 1e9:.0f} GFLOP/s, {reads}"
         )
 
     def add(self, prompt: tuple[int, ...]) -> int:
@@ -123,9 +124,9 @@ class Subject:
 
     def floors(self, rows: int, keys: int, kv_tokens: int, logits: int) -> tuple[float, dict[str, float]]:
         """(of the step, of each part), milliseconds."""
-        config, size = self.config, self.dtype.itemsize
-        kv_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * size * kv_tokens
-        work = work_of_step(config, rows, keys, logits, size, kv_bytes)
+        config = self.config
+        kv_token = 2 * config.num_layers * config.num_kv_heads * config.head_dim * self.dtype.itemsize
+        work = work_of_step(config, rows, keys, logits, self.weight_bytes, kv_token * kv_tokens)
         whole = sum(work.values(), Work())
         parts = {name: self.machine.floor_ms(part, whole.bytes) for name, part in work.items()}
         return self.machine.floor_ms(whole, whole.bytes), parts

@@ -38,6 +38,9 @@ _KIND, _LAYER, _ROWS, _STEP = range(ARGUMENTS, ARGUMENTS + 4)
 ROWS = 16
 """Of an item, where work goes by rows: as many as share a cache line of keys."""
 
+MERGED = 4
+"""Rows of an item of merges, which cost more."""
+
 
 class Model(NamedTuple):
     """Sizes and weights. Offsets are in elements of the array that they are of.
@@ -130,7 +133,13 @@ def _num_items(kind, num_rows, model, board):
         return products.num_items(num_rows, model.ffn // PANEL)
     if kind == _HEAD:
         return products.num_items(num_rows, _panels(model.vocab))
-    return (num_rows + ROWS - 1) // ROWS
+    size = _rows_of_item(kind)
+    return (num_rows + size - 1) // size
+
+
+@inner
+def _rows_of_item(kind):
+    return MERGED if kind == _MERGE else ROWS
 
 
 @inner
@@ -144,7 +153,8 @@ def _run(item, model, pool, scratch, thread):
     board, own = scratch.board, scratch.own[thread]
     kind, num_rows, layer = board[_KIND], board[_ROWS], model.layers[board[_LAYER]]
     heads, kv_heads, _, dim = model.heads
-    begin, end = item * ROWS, min((item + 1) * ROWS, num_rows)
+    size = _rows_of_item(kind)
+    begin, end = item * size, min((item + 1) * size, num_rows)
     kv_at = board[_LAYER] * 2 * kv_heads * pool.slots * dim
     if kind == _EMBED:
         rows.embed(begin, end, scratch.table, board[_IDS], model.hidden, model.table, scratch.x)

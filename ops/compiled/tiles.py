@@ -31,7 +31,7 @@ from ops.compiled.llvm import (
     store,
 )
 
-WIDE = "avx512f" in llvmlite.binding.get_host_cpu_features()
+WIDE = llvmlite.binding.get_host_cpu_features().get("avx512f", False)
 
 TILE_HEIGHTS = (12, 4, 2, 1) if WIDE else (6, 4, 2, 1)
 """Rows of a register tile: with two vectors a row the largest fills the registers."""
