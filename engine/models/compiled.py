@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,8 @@ import torch.nn.functional as F
 
 from engine.batch import AttentionPlan
 from engine.models.config import ModelConfig
-from engine.models.layers import Weights, rope_frequencies
-from engine.runner.batch import StepInputs
+from engine.models.layers import Weights, rope_table
+from engine.runner.batch import LEFT_OUT, StepInputs
 from ops.attention import Plan, plan_of_rows
 from ops.compiled.attention import QUERIES, SCRATCH
 from ops.compiled.crew import BOARD
@@ -37,9 +38,6 @@ from ops.compiled.decoder import (
 from ops.compiled.helpers import Helpers
 from ops.compiled.llvm import LANES
 from ops.compiled.products import PANEL, ROW_BLOCK, to_panels
-
-LEFT_OUT = 48
-"""Rows that the last layer has to leave out, for a plan of the rest to pay."""
 
 _NONE = -1
 
@@ -99,7 +97,7 @@ class CompiledDecoder:
         whole = Plan(plan.tiles, plan.pages, plan.merge_offsets, plan.merge_parts, inputs.positions)
         plans = [whole, plan_of_rows(whole, wanted)] if leaves_out else [whole]
         arrays = [_arrays(inputs, each) for each in plans]
-        width = -(-self.config.vocab_size // PANEL) * PANEL
+        width = _panels(self.config.vocab_size)
         self._make_room(arrays, max(rows, len(wanted)), len(wanted) * width)
         steps = self._lay_out(arrays)
         self._wake(self._threads - 1)
@@ -221,23 +219,24 @@ class _Arena:
         return out
 
 
+class NotSixteen(ValueError):
+    """A tensor of a checkpoint that says bfloat16 holds something else."""
+
+
 def as_stored(tensor: torch.Tensor, sixteen: bool) -> npt.NDArray[np.generic]:
-    """float32, or bfloat16 as uint16. Raises ValueError where that would round."""
+    """float32, or bfloat16 as uint16. Raises NotSixteen where that would round."""
     if not sixteen:
         return tensor.float().contiguous().numpy()
     stored = tensor.to(torch.bfloat16)
     if stored.dtype != tensor.dtype and not torch.equal(stored.to(tensor.dtype), tensor):
-        raise ValueError("not bfloat16")
+        raise NotSixteen(f"{tensor.dtype} that is not bfloat16")
     return stored.contiguous().view(torch.int16).numpy().view(np.uint16)
 
 
 def _pack(config: ModelConfig, weights: Weights, max_positions: int) -> Model:
     if config.dtype == "bfloat16":
-        try:
+        with suppress(NotSixteen):
             return _packed(config, weights, max_positions, sixteen=True)
-        except ValueError as error:
-            if str(error) != "not bfloat16":
-                raise
     return _packed(config, weights, max_positions, sixteen=False)
 
 
@@ -248,8 +247,7 @@ def _packed(config: ModelConfig, weights: Weights, max_positions: int, *, sixtee
     norm = vectors.add(weights.get("model.norm.weight", (config.hidden_size,)))
     head = embedding if config.tie_embeddings else weights.get("lm_head.weight", tuple(embedding.shape))
     at_head = panels.add(head)
-    frequencies, scale = rope_frequencies(config.rope, config.head_dim, max_positions)
-    angles = torch.arange(max_positions, dtype=torch.float32)[:, None] * frequencies[None]
+    cos, sin = rope_table(config.rope, config.head_dim, max_positions)
     return Model(
         hidden=config.hidden_size,
         ffn=_panels(config.intermediate_size),
@@ -264,8 +262,8 @@ def _packed(config: ModelConfig, weights: Weights, max_positions: int, *, sixtee
         norm=norm,
         head=at_head,
         table=as_stored(embedding, sixteen).reshape(-1).copy(),  # type: ignore[arg-type]
-        cos=(angles.cos() * scale).reshape(-1).numpy(),
-        sin=(angles.sin() * scale).reshape(-1).numpy(),
+        cos=cos.reshape(-1).numpy(),
+        sin=sin.reshape(-1).numpy(),
     )
 
 

@@ -79,13 +79,18 @@ class RotaryTable:
     __slots__ = ("_table",)
 
     def __init__(self, rope: RopeConfig, head_dim: int, max_positions: int) -> None:
-        frequencies, scale = rope_frequencies(rope, head_dim, max_positions)
-        angles = torch.arange(max_positions, dtype=torch.float32)[:, None] * frequencies[None]
-        self._table = torch.complex(angles.cos() * scale, angles.sin() * scale).unsqueeze(1)
+        self._table = torch.complex(*rope_table(rope, head_dim, max_positions)).unsqueeze(1)
 
     def at(self, positions_R: torch.Tensor) -> torch.Tensor:
         """[R, 1, head_dim / 2]."""
         return self._table.index_select(0, positions_R)
+
+
+def rope_table(rope: RopeConfig, head_dim: int, max_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cos, sin) of every position's angles, times the factor on both: fp32 [positions, head_dim / 2]."""
+    frequencies, scale = rope_frequencies(rope, head_dim, max_positions)
+    angles = torch.arange(max_positions, dtype=torch.float32)[:, None] * frequencies[None]
+    return angles.cos() * scale, angles.sin() * scale
 
 
 def rope_frequencies(rope: RopeConfig, head_dim: int, max_positions: int) -> tuple[torch.Tensor, float]:

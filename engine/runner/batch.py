@@ -24,6 +24,9 @@ Int64Array = npt.NDArray[np.int64]
 Padding = Callable[[int], int]
 """Number of rows -> how many they are computed as."""
 
+LEFT_OUT = 48
+"""Rows that the last layer has to leave out, for a plan of the rest to pay."""
+
 _RUN = 16
 """Rows that are written by index in the time that a run of them is."""
 

@@ -27,7 +27,7 @@ import torch
 from engine.batch import AttentionPlan, DeviceLost, SampledTokens, ScheduledBatch, ScheduledSequence
 from engine.models.attention import RowTile, StepState
 from engine.models.decoder import Decoder
-from engine.models.layers import rope_frequencies
+from engine.models.layers import rope_table
 from engine.runner.cuda_graphs import StepGraphs
 from engine.runner.device_batch import BatchRows, PackedStep, RowTables, pack
 from engine.runner.device_memory import upload
@@ -129,10 +129,8 @@ class DeviceRunner:
             device=device,
         )
         self._layers = self._kv_LN2KSD.unbind()
-        frequencies, scale = rope_frequencies(config.rope, config.head_dim, sizes.max_model_len)
-        angles = torch.arange(sizes.max_model_len, dtype=torch.float32)[:, None] * frequencies
-        self._cos = (angles.cos() * scale).to(device)
-        self._sin = (angles.sin() * scale).to(device)
+        cos, sin = rope_table(config.rope, config.head_dim, sizes.max_model_len)
+        self._cos, self._sin = cos.to(device), sin.to(device)
         max_blocks = -(-sizes.max_model_len // sizes.block_size) + 1
         self._tables = RowTables(limits.max_num_seqs, max_blocks, sizes.block_size, config.vocab_size)
         self._sampler = DeviceSampler(limits.max_num_seqs, config.vocab_size, device, grammars)

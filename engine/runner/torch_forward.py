@@ -15,15 +15,12 @@ from engine.batch import AttentionPlan
 from engine.models.attention import LastRows, RowTile, StepState
 from engine.models.decoder import Decoder
 from engine.models.layers import RotaryTable
-from engine.runner.batch import StepInputs, slot_runs
+from engine.runner.batch import LEFT_OUT, StepInputs, slot_runs
 from engine.runner.kv_cache import KvCache
 from engine.runner.threads import use_torch_threads
 from ops.attention import Geometry, Plan, PreparedSteps, choose_query_quantum, plan_of_rows, prepare
 from ops.linear import RowPolicy, choose_row_policy
 from ops.rope import RopeStep
-
-_LEFT_OUT = 48
-"""Rows that the last layer has to leave out, for a plan of the rest to pay."""
 
 
 class TorchForward:
@@ -67,7 +64,7 @@ class TorchForward:
         rows = inputs.logit_rows
         if rows is None or inputs.scored or not inputs.sampled:
             return None
-        if len(rows) > min(self._policy.tile, len(inputs.ids) - _LEFT_OUT):
+        if len(rows) > min(self._policy.tile, len(inputs.ids) - LEFT_OUT):
             return None
         own = plan_of_rows(plan, rows[: len(inputs.sampled)].numpy())
         attention = prepare(own, self._geometry, len(rows), self._decoder.config.windows[-1])

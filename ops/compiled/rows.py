@@ -12,11 +12,9 @@ import math
 
 import numpy as np
 
-from ops.compiled import llvm, simd
+from ops.compiled import simd
 from ops.compiled.jit import inner
-
-LANES = np.int64(llvm.LANES)
-AFRESH = np.bool_(False)
+from ops.compiled.products import AFRESH, LANES
 
 
 @inner
